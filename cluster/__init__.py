@@ -1,0 +1,1 @@
+"""Where work runs: storage, registry, layouts and the life of a Ray cluster. Knows no model."""

@@ -1,0 +1,246 @@
+"""The folders of the ring in one storage, and how a folder or a file appears there all at once.
+
+    raw/ -> prepared/ -> plans/ -> checkpoints/ models/ -> feedback/ -> raw/      (quarantine/ beside them)
+
+A stage's output is a folder that exists for readers only once its `manifest.json` does; the manifest is
+written last. On a local disk the whole folder is renamed into place as well, so it never even shows half full.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pyarrow import fs
+
+from cluster.errors import StorageError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One storage by its URI: a local path (`~` allowed), `file://` or `s3://bucket/prefix`.
+
+    Paths given to its methods are relative to that URI, with forward slashes.
+    Pickles as the URI alone: each process builds its own filesystem, so no credential travels.
+    """
+
+    uri: str
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    @cached_property
+    def _root(self) -> tuple[fs.FileSystem, str]:
+        uri = self.uri
+        if "://" not in uri:
+            uri = str(Path(uri).expanduser().absolute())
+        elif not uri.startswith(("file://", "s3://")):
+            raise StorageError(f"storage '{self.uri}': kind '{uri.split(':')[0]}' is unknown; give a path or s3://")
+        try:
+            filesystem, root = fs.FileSystem.from_uri(uri)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"storage '{self.uri}' cannot be opened: {error}") from None
+        return filesystem, root.rstrip("/")
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The pyarrow filesystem behind the URI; use it with `path`."""
+        return self._root[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the storage is a folder of this machine."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, relative: str) -> str:
+        """The filesystem's own path of a relative one."""
+        return f"{self._root[1]}/{relative}".rstrip("/")
+
+    def check_writable(self) -> None:
+        """Raise StorageError unless a small file can be written, read back and removed."""
+        probe = f".write-check-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"ok")
+            if self.read(probe) != b"ok":
+                raise OSError("what was written does not read back")
+            self.filesystem.delete_file(self.path(probe))
+        except OSError as error:
+            raise StorageError(
+                f"storage '{self.uri}' cannot be written: {error}. Give one that can: storage=PATH_OR_URI"
+            ) from None
+
+    def exists(self, relative: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        return bool(self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound)
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return bytes(stream.read())
+
+    def write(self, relative: str, content: bytes) -> None:
+        """Write a file so that it is durable on return, and a reader sees it whole or not at all."""
+        self._make_parent(relative)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(self.path(relative)) as stream:
+                stream.write(content)
+            return
+        _write_durably(Path(self.path(relative)), content)
+
+    def create(self, relative: str, content: bytes) -> None:
+        """Like `write`, but the file must be new: of several writers one wins.
+
+        On object storage the check and the write are two steps, so there it does not hold against writers of
+        the very same moment.
+
+        Raises:
+            FileExistsError: another writer was first.
+        """
+        if not self.is_local:
+            if self.exists(relative):
+                raise FileExistsError(relative)
+            self.write(relative, content)
+            return
+        staged = f"{relative}.{uuid.uuid4().hex}.incoming"
+        self.write(staged, content)
+        try:
+            os.link(self.path(staged), self.path(relative))
+            _sync_folder(Path(self.path(relative)).parent)
+        finally:
+            os.unlink(self.path(staged))
+
+    def files(self, relative: str) -> list[fs.FileInfo]:
+        """Every file below a folder, sorted by path, hidden and incoming ones left out; empty if there is none."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), True, True))
+        return sorted(
+            (info for info in found if info.type == fs.FileType.File and not _is_hidden(self._relative(info.path))),
+            key=lambda info: str(info.path),
+        )
+
+    def folders(self, relative: str) -> list[str]:
+        """The names of the published folders directly below `relative`, sorted."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), False, True))
+        names = [str(info.base_name) for info in found if info.type == fs.FileType.Directory]
+        return sorted(name for name in names if self.is_published(f"{relative}/{name}"))
+
+    def is_published(self, folder: str) -> bool:
+        """Whether `publish` of this folder came to its end."""
+        return not _is_hidden(folder) and self.exists(f"{folder}/{MANIFEST}")
+
+    def manifest(self, folder: str) -> dict[str, Any]:
+        """The manifest of a published folder."""
+        content: dict[str, Any] = json.loads(self.read(f"{folder}/{MANIFEST}"))
+        return content
+
+    def stage(self, folder: str) -> str:
+        """An empty folder, unseen by readers, to fill and then `commit` as `folder`; may be filled by many processes."""
+        parent, _, name = folder.rpartition("/")
+        staged = f"{parent}/.{name}.{uuid.uuid4().hex}.incoming" if self.is_local else folder
+        self.remove(staged)  # on object storage: what a stage that died has left there
+        self.filesystem.create_dir(self.path(staged), recursive=True)
+        return staged
+
+    def commit(self, staged: str, folder: str, manifest: Mapping[str, Any]) -> None:
+        """Make `folder` appear with all that lies in `staged`.
+
+        A folder that is already published stays as it is: names are unique, or derived from what it was made of.
+        """
+        self.write(f"{staged}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        if self.is_local:
+            self._rename(staged, folder)
+
+    def publish(self, source: Path, folder: str, manifest: Mapping[str, Any]) -> None:
+        """Make `folder` appear with the files of the local folder `source` and a manifest with their checksums."""
+        files = {
+            path.relative_to(source).as_posix(): sha256(path) for path in sorted(source.rglob("*")) if path.is_file()
+        }
+        staged = self.stage(folder)
+        self.upload(source, staged)
+        self.commit(staged, folder, {**manifest, "files": files})
+
+    def upload(self, source: Path, folder: str) -> None:
+        """Copy the files of a local folder below `folder`."""
+        self.filesystem.create_dir(self.path(folder), recursive=True)
+        fs.copy_files(str(source), self.path(folder), fs.LocalFileSystem(), self.filesystem)
+
+    def download(self, folder: str, target: Path) -> None:
+        """Copy the files below `folder` into a local one."""
+        target.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(self.path(folder), str(target), self.filesystem, fs.LocalFileSystem())
+
+    @contextmanager
+    def as_local(self, folder: str) -> Iterator[Path]:
+        """The folder as a local one: itself on a local storage, else a temporary copy."""
+        if self.is_local:
+            yield Path(self.path(folder))
+            return
+        with TemporaryDirectory() as scratch:
+            self.download(folder, Path(scratch))
+            yield Path(scratch)
+
+    def remove(self, relative: str) -> None:
+        """Remove a file or folder; on a folder the manifest goes first, so no reader finds it half removed."""
+        info = self.filesystem.get_file_info(self.path(relative))
+        if info.type == fs.FileType.File:
+            self.filesystem.delete_file(info.path)
+        elif info.type == fs.FileType.Directory:
+            if self.exists(f"{relative}/{MANIFEST}"):
+                self.filesystem.delete_file(self.path(f"{relative}/{MANIFEST}"))
+            self.filesystem.delete_dir(info.path)
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self._root[1]).lstrip("/")
+
+    def _make_parent(self, relative: str) -> None:
+        self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)
+
+    def _rename(self, source: str, target: str) -> None:
+        try:
+            os.rename(self.path(source), self.path(target))
+        except OSError:
+            if not self.is_published(target):
+                raise
+            shutil.rmtree(self.path(source))  # another writer of the same, equal folder was first
+        _sync_folder(Path(self.path(target)).parent)
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a local file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.incoming")
+    with staged.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/")) or path.endswith(".incoming")

@@ -1,0 +1,1 @@
+"""What produces models: the stages prepare, tune, train, collect, pipeline, and the libraries they share."""

@@ -1,0 +1,74 @@
+"""Which rows train, validate and test: by time, over all rows or within each key."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from cluster.spec import Spec
+
+SPLITS = ("train", "valid", "test")
+SPLIT = "split"
+
+
+class SplitSpec(Spec):
+    """The latest rows test, the ones before them validate, the rest train."""
+
+    valid: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.1, gt=0, lt=1)
+    within: str | None = None
+    """A column: each of its values is split by time on its own, so that every user is seen in training.
+    Without it, one moment in time parts all rows."""
+
+    @model_validator(mode="after")
+    def _leaves_a_rest(self) -> "SplitSpec":
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} leaves nothing to train on; keep it below 1")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """Rows of the training split; the only thing that a step can be fitted on."""
+
+    table: pa.Table
+
+    def __post_init__(self) -> None:
+        foreign = set(pc.unique(self.table.column(SPLIT)).to_pylist()) - {"train"}
+        if foreign:
+            raise ValueError(f"fit takes training rows only, these hold {sorted(map(str, foreign))}")
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "TrainRows":
+        """The training rows among `table`."""
+        return cls(table.filter(pc.equal(table.column(SPLIT), "train")))
+
+
+def split_by_time(table: pa.Table, spec: SplitSpec, time: str, ties: tuple[str, ...]) -> pa.Table:
+    """Add the column `split`, and sort by key and time.
+
+    Args:
+        table: all rows of each value of `spec.within` that it holds any of (all rows there are, without `within`).
+        time: the column that orders the rows.
+        ties: columns that order rows of the same moment, so that the result does not depend on the input's order.
+    """
+    keys = [spec.within] if spec.within else []
+    table = table.sort_by([(name, "ascending") for name in (*keys, time, *ties)])
+    share = _position_within(table.column(spec.within) if spec.within else None, table.num_rows)
+    names = np.select([share < 1 - spec.valid - spec.test, share < 1 - spec.test], SPLITS[:2], SPLITS[2])
+    return table.append_column(SPLIT, pa.array(names.tolist(), pa.string()))
+
+
+def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:
+    """Where in its run of equal keys each row stands, 0 to 1, at the middle of its place."""
+    if keys is None or num_rows == 0:
+        return (np.arange(num_rows) + 0.5) / max(num_rows, 1)
+    codes = keys.combine_chunks().dictionary_encode()
+    if isinstance(codes, pa.ChunkedArray):
+        codes = codes.combine_chunks()
+    runs = codes.indices.to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
+    sizes = np.diff(np.r_[starts, num_rows])
+    return (np.arange(num_rows) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)

@@ -1,0 +1,99 @@
+"""The folder of a version: written once by train, read by serving.
+
+    spec.yaml  transform.json  transform.arrow  weights.safetensors
+    metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json is added by the registry)
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cluster.spec import dump, parse
+from jobs.features.profile import profile
+from jobs.features.split import TrainRows
+from jobs.features.transform import Transform
+from jobs.spec import RingSpec
+from jobs.workloads import WORKLOADS
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A loaded version, ready to answer."""
+
+    spec: RingSpec
+    transform: Transform
+    model: nn.Module
+    metrics: Metrics
+    """On the held-out test rows."""
+    baselines: dict[str, Metrics]
+    golden: pa.Table
+
+
+def write(
+    folder: Path,
+    spec: RingSpec,
+    transform: Transform,
+    model: nn.Module,
+    train: TrainRows,
+    test: pa.Table,
+) -> tuple[Metrics, dict[str, Metrics]]:
+    """Fill the local `folder` with a version; `test` is transformed. Returns its metrics and the baselines'."""
+    workload = WORKLOADS[spec.workload.kind]
+    model.eval()
+    metrics = workload.evaluate(spec.workload, model, transform, test)
+    baselines = workload.baselines(spec.workload, transform, train, test)
+    (folder / "spec.yaml").write_text(dump(spec))
+    transform.save(folder)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "weights.safetensors")
+    (folder / "metrics.json").write_text(json.dumps({"test": metrics, "baselines": baselines}, indent=1))
+    pq.write_table(workload.golden(spec.workload, model, transform, test), folder / "golden.parquet")
+    (folder / "profile.json").write_text(json.dumps(profile(train), indent=1))
+    (folder / "MODEL_CARD.md").write_text(_card(spec, metrics, baselines, train.table.num_rows, test.num_rows))
+    return metrics, baselines
+
+
+def read(folder: Path) -> Version:
+    """The version in a local folder, as `Registry.open` gives it."""
+    spec = parse(RingSpec, (folder / "spec.yaml").read_text(), f"{folder.name}/spec.yaml")
+    transform = Transform.load(folder)
+    model = WORKLOADS[spec.workload.kind].build(spec.workload, transform)
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    model.eval()
+    scores = json.loads((folder / "metrics.json").read_text())
+    golden = pq.read_table(folder / "golden.parquet")
+    return Version(spec, transform, model, scores["test"], scores["baselines"], golden)
+
+
+def table_of(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
+    """The metrics beside the baselines', as a Markdown table."""
+    columns = {"model": metrics, **baselines}
+    rows = [f"| metric | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for metric in metrics:
+        cells = (f"{scores[metric]:.4f}" if metric in scores else "-" for scores in columns.values())
+        rows.append(f"| {metric} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _card(spec: RingSpec, metrics: Metrics, baselines: dict[str, Metrics], num_train: int, num_test: int) -> str:
+    split = spec.prepare.split
+    order = f"each {split.within}'s rows" if split.within else "all rows"
+    return f"""# {spec.name}
+
+A `{spec.workload.kind}` model, trained by Rayline on {num_train:,} rows.
+
+## Quality
+On {num_test:,} held-out test rows: the latest {split.test:.0%} of {order} by time.
+
+{table_of(metrics, baselines)}
+
+## How it was made
+The resolved spec is `spec.yaml`; `profile.json` describes the training rows; `golden.parquet` holds
+inputs with the outputs expected of any server.
+"""

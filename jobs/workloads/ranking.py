@@ -1,0 +1,52 @@
+"""How good a ranking is: NDCG and hit rate at k over the whole catalogue, and the error of predicted ratings."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+K = 10
+USERS_AT_ONCE = 256
+
+
+def ranking_metrics(top: Tensor, relevant: list[set[int]]) -> tuple[float, float]:
+    """NDCG@k and hit rate@k, each the mean over users.
+
+    Binary relevance with the log2 discount of Järvelin and Kekäläinen (2002); a user's ideal ranking has all
+    relevant items first, at most k of them. Candidates are all items, never a sample (Krichene and Rendle, 2020).
+
+    Args:
+        top: the best k items of each user, best first [users, k], int64.
+        relevant: the items each user is known to want, none of them empty; an item outside the catalogue counts.
+    """
+    k = top.shape[1]
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discount)
+    hits = np.array([[item in wanted for item in items] for items, wanted in zip(top.tolist(), relevant, strict=True)])
+    gains = (hits * discount).sum(axis=1)
+    best = np.array([ideal[min(len(wanted), k) - 1] for wanted in relevant])
+    return float((gains / best).mean()), float(hits.any(axis=1).mean())
+
+
+def rmse(predicted: Tensor, actual: Tensor) -> float:
+    """Root of the mean squared difference of two [rows]."""
+    return float((predicted.double() - actual.double()).square().mean().sqrt())
+
+
+def top_items(scores: Tensor, seen: list[Tensor], k: int) -> Tensor:
+    """The best k items of each user that it has not seen [users, k]; item 0, the unknown one, is never among them.
+
+    Args:
+        scores: [users, items], float32; changed in place.
+        seen: for each user the indices of items to leave out, int64.
+    """
+    scores[:, 0] = -torch.inf
+    for row, items in enumerate(seen):
+        scores[row, items] = -torch.inf
+    return scores.topk(k, dim=1).indices
+
+
+def in_groups(users: Tensor) -> Iterator[Tensor]:
+    """The users, a few hundred at a time, so that scores of a large catalogue fit in memory."""
+    yield from users.split(USERS_AT_ONCE)
