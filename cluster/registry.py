@@ -51,13 +51,21 @@ class Registry:
         self._require(version)
         return self.storage.manifest(self._folder(version))
 
+    def aliases(self) -> dict[str, list[str]]:
+        """Each alias with the versions it has stood for, the present one first."""
+        path = f"models/{self.name}/aliases.json"
+        if not self.storage.exists(path):
+            return {}
+        aliases: dict[str, list[str]] = json.loads(self.storage.read(path))
+        return aliases
+
     def resolve(self, alias: str) -> str:
         """The version that an alias, or a version's own name, stands for.
 
         Raises:
             RegistryError: there is neither.
         """
-        history = self._aliases().get(alias, [])
+        history = self.aliases().get(alias, [])
         if history:
             return history[0]
         self._require(alias)
@@ -86,7 +94,7 @@ class Registry:
             RegistryError: there is no such version.
         """
         self._require(version)
-        aliases = self._aliases()
+        aliases = self.aliases()
         history = aliases.get(alias, [])
         if history[:1] != [version]:
             self._write({**aliases, alias: [version, *history]})
@@ -97,7 +105,7 @@ class Registry:
         Raises:
             RegistryError: there is nothing to go back to.
         """
-        aliases = self._aliases()
+        aliases = self.aliases()
         history = aliases.get(alias, [])
         if len(history) < 2:
             raise RegistryError(f"alias '{alias}' of '{self.name}' has no earlier version to roll back to")
@@ -111,15 +119,8 @@ class Registry:
     def _require(self, version: str) -> None:
         known = "/" not in version and self.storage.is_published(self._folder(version))
         if not known:
-            valid = [*self._aliases(), *self.versions()]
+            valid = [*self.aliases(), *self.versions()]
             raise RegistryError(f"'{version}' is no version or alias of '{self.name}'. {nearest(version, valid)}")
-
-    def _aliases(self) -> dict[str, list[str]]:
-        path = f"models/{self.name}/aliases.json"
-        if not self.storage.exists(path):
-            return {}
-        aliases: dict[str, list[str]] = json.loads(self.storage.read(path))
-        return aliases
 
     def _write(self, aliases: Mapping[str, Sequence[str]]) -> None:
         self.storage.write(f"models/{self.name}/aliases.json", json.dumps(aliases, indent=1).encode())
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case [uri, name] | [uri, name, "list"]:
             registry = Registry(Storage(uri), name)
-            champion = registry._aliases().get(CHAMPION, [""])[0]
+            champion = registry.aliases().get(CHAMPION, [""])[0]
             for version in registry.versions():
                 print(version, "champion" if version == champion else "")
         case [uri, name, "promote", version]:

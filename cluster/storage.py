@@ -124,16 +124,17 @@ class Storage:
             os.unlink(self.path(staged))
 
     def files(self, relative: str) -> list[fs.FileInfo]:
-        """Every file below a folder, sorted by path, hidden and incoming ones left out; empty if there is none."""
-        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), True, True))
-        return sorted(
-            (info for info in found if info.type == fs.FileType.File and not _is_hidden(self._relative(info.path))),
-            key=lambda info: str(info.path),
-        )
+        """The file, or every file below the folder, sorted by path; what is hidden or not yet whole is left out."""
+        folder = self.path(relative)
+        found = self.filesystem.get_file_info([folder])
+        if found[0].type == fs.FileType.Directory:
+            found = self.filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+        shown = (info for info in found if not _is_hidden(str(info.path).removeprefix(folder)))
+        return sorted((info for info in shown if info.type == fs.FileType.File), key=lambda info: str(info.path))
 
     def folders(self, relative: str) -> list[str]:
         """The names of the published folders directly below `relative`, sorted."""
-        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), False, True))
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True))
         names = [str(info.base_name) for info in found if info.type == fs.FileType.Directory]
         return sorted(name for name in names if self.is_published(f"{relative}/{name}"))
 
@@ -201,9 +202,6 @@ class Storage:
             if self.exists(f"{relative}/{MANIFEST}"):
                 self.filesystem.delete_file(self.path(f"{relative}/{MANIFEST}"))
             self.filesystem.delete_dir(info.path)
-
-    def _relative(self, path: str) -> str:
-        return path.removeprefix(self._root[1]).lstrip("/")
 
     def _make_parent(self, relative: str) -> None:
         self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)

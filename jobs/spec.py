@@ -113,6 +113,8 @@ class ServingSpec(Spec):
     port: int = Field(8000, ge=1, le=65535)
     version: str = "champion"
     """An alias or the name of a version."""
+    promote: Literal["beats_baselines", "never"] = "beats_baselines"
+    """When train makes the version it has published the champion."""
     num_replicas: int = Field(1, ge=1)
     max_body_bytes: int = Field(1_000_000, ge=1)
 

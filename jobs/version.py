@@ -1,10 +1,11 @@
 """The folder of a version: written once by train, read by serving.
 
-    spec.yaml  transform.json  transform.arrow  weights.safetensors
-    metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json is added by the registry)
+spec.yaml  transform.json  transform.arrow  weights.safetensors
+metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json is added by the registry)
 """
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def table_of(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
     return "\n".join(rows)
 
 
+def not_better(metrics: Metrics, baselines: dict[str, Metrics], lower_is_better: Container[str]) -> list[str]:
+    """The baselines that the metrics do not beat, each with its number."""
+    return [
+        f"{baseline} in {metric} ({metrics[metric]:.4f} against {value:.4f})"
+        for baseline, scores in baselines.items()
+        for metric, value in scores.items()
+        if not (metrics[metric] < value if metric in lower_is_better else metrics[metric] > value)
+    ]
+
+
 def _card(spec: RingSpec, metrics: Metrics, baselines: dict[str, Metrics], num_train: int, num_test: int) -> str:
     split = spec.prepare.split
     order = f"each {split.within}'s rows" if split.within else "all rows"
@@ -89,7 +100,7 @@ def _card(spec: RingSpec, metrics: Metrics, baselines: dict[str, Metrics], num_t
 A `{spec.workload.kind}` model, trained by Rayline on {num_train:,} rows.
 
 ## Quality
-On {num_test:,} held-out test rows: the latest {split.test:.0%} of {order} by time.
+On {num_test:,} held-out test rows: the latest {100 * split.test:g} % of {order} by time.
 
 {table_of(metrics, baselines)}
 

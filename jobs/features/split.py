@@ -62,13 +62,13 @@ def split_by_time(table: pa.Table, spec: SplitSpec, time: str, ties: tuple[str, 
 
 
 def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:
-    """Where in its run of equal keys each row stands, 0 to 1, at the middle of its place."""
-    if keys is None or num_rows == 0:
-        return (np.arange(num_rows) + 0.5) / max(num_rows, 1)
-    codes = keys.combine_chunks().dictionary_encode()
-    if isinstance(codes, pa.ChunkedArray):
-        codes = codes.combine_chunks()
-    runs = codes.indices.to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
-    sizes = np.diff(np.r_[starts, num_rows])
-    return (np.arange(num_rows) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    """Where in its run of equal keys each row stands, 0 to 1, at the middle of its place.
+
+    The first stands at 0, so that it trains even where there are too few rows for every split.
+    """
+    ends = np.array([num_rows]) if keys is None else pc.run_end_encode(keys.combine_chunks()).run_ends.to_numpy()
+    sizes = np.diff(ends, prepend=0)
+    starts = ends - sizes
+    share: np.ndarray = (np.arange(num_rows) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    share[starts[sizes > 0]] = 0
+    return share

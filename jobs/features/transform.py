@@ -1,7 +1,7 @@
 """Transform: the fitted steps of a workload and its lookup tables, as plain JSON and Arrow.
 
-    transform.json    kind and settings of each step
-    transform.arrow   one row; one column a step or lookup, holding its fitted table as a list of structs
+transform.json    kind and settings of each step
+transform.arrow   one row; one column a step or lookup, holding its fitted table as a list of structs
 """
 
 import json
@@ -89,7 +89,7 @@ class Transform:
         """Write `transform.json` and `transform.arrow`."""
         steps = [{"kind": step.kind, "settings": step.settings()} for step in self.steps]
         (folder / "transform.json").write_text(json.dumps({"steps": steps, "lookups": [*self.lookups]}, indent=1))
-        tables = {**{f"step:{step.output}": step.state() for step in self.steps}}
+        tables = {f"step:{step.output}": step.state() for step in self.steps}
         tables |= {f"lookup:{name}": table for name, table in self.lookups.items()}
         columns = {name: _as_one_row(table) for name, table in tables.items()}
         row = pa.table(columns)

@@ -22,11 +22,14 @@ class Workload(Protocol):
     metrics: Sequence[str]
     """The names `evaluate` returns."""
 
+    lower_is_better: frozenset[str]
+    """Those of them that are errors."""
+
     time: str
     """The event column that orders rows in time."""
 
     ties: tuple[str, ...]
-    """Event columns that order rows of the same moment, and that no two rows share: of two such rows the later stays."""
+    """Event columns that order rows of the same moment. No two rows share them: of two such rows the later stays."""
 
     def event_columns(self, spec: WorkloadSpec, /) -> tuple[Column, ...]:
         """What an event row must hold."""
@@ -54,7 +57,9 @@ class Workload(Protocol):
     def loss(self, spec: WorkloadSpec, outputs: Batch, batch: Batch, /) -> Tensor:
         """The loss summed over rows [], float32."""
 
-    def evaluate(self, spec: WorkloadSpec, model: nn.Module, transform: Transform, rows: pa.Table, /) -> dict[str, float]:
+    def evaluate(
+        self, spec: WorkloadSpec, model: nn.Module, transform: Transform, rows: pa.Table, /
+    ) -> dict[str, float]:
         """The metrics of a model on transformed held-out rows."""
 
     def baselines(

@@ -1,13 +1,11 @@
 """How good a ranking is: NDCG and hit rate at k over the whole catalogue, and the error of predicted ratings."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 K = 10
-USERS_AT_ONCE = 256
 
 
 def ranking_metrics(top: Tensor, relevant: list[set[int]]) -> tuple[float, float]:
@@ -17,7 +15,7 @@ def ranking_metrics(top: Tensor, relevant: list[set[int]]) -> tuple[float, float
     relevant items first, at most k of them. Candidates are all items, never a sample (Krichene and Rendle, 2020).
 
     Args:
-        top: the best k items of each user, best first [users, k], int64.
+        top: the best k items of each user, best first, 0 for none [users, k], int64.
         relevant: the items each user is known to want, none of them empty; an item outside the catalogue counts.
     """
     k = top.shape[1]
@@ -35,7 +33,7 @@ def rmse(predicted: Tensor, actual: Tensor) -> float:
 
 
 def top_items(scores: Tensor, seen: list[Tensor], k: int) -> Tensor:
-    """The best k items of each user that it has not seen [users, k]; item 0, the unknown one, is never among them.
+    """The best k items of each user that it has not seen [users, k]; 0, the unknown item, where none is left.
 
     Args:
         scores: [users, items], float32; changed in place.
@@ -44,9 +42,6 @@ def top_items(scores: Tensor, seen: list[Tensor], k: int) -> Tensor:
     scores[:, 0] = -torch.inf
     for row, items in enumerate(seen):
         scores[row, items] = -torch.inf
-    return scores.topk(k, dim=1).indices
-
-
-def in_groups(users: Tensor) -> Iterator[Tensor]:
-    """The users, a few hundred at a time, so that scores of a large catalogue fit in memory."""
-    yield from users.split(USERS_AT_ONCE)
+    best = scores.topk(min(k, scores.shape[1]), dim=1)
+    found = best.indices.masked_fill(best.values == -torch.inf, 0)
+    return F.pad(found, (0, k - found.shape[1]))

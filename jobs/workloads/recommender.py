@@ -5,28 +5,32 @@ and the next items by softmax over sampled items (Covington et al., 2016). An it
 plus the mean of its genres' embeddings.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from cluster.errors import DataError
 from cluster.spec import Spec
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.transform import Step, Transform
 from jobs.features.vocabulary import UNKNOWN, Vocabulary
-from jobs.workloads.ranking import K, in_groups, ranking_metrics, rmse, top_items
+from jobs.workloads.ranking import K, ranking_metrics, rmse, top_items
 
 NUM_GOLDEN_USERS = 16
+USERS_AT_ONCE = 256
+"""Ranked together, so that their scores of a large catalogue fit in memory."""
 
-metrics = ("ndcg_at_10", "hit_rate_at_10", "rmse")
+metrics: Sequence[str] = ("ndcg_at_10", "hit_rate_at_10", "rmse")
 time = "timestamp"
-ties = ("user_id", "item_id")
+ties: tuple[str, ...] = ("user_id", "item_id")
 
 
 class RecommenderSpec(Spec):
@@ -35,7 +39,7 @@ class RecommenderSpec(Spec):
     kind: Literal["recommender"] = "recommender"
     embedding_dim: int = Field(32, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    """On the embeddings, in training."""
+    """On the embeddings that the rating head sees, in training."""
     num_negatives: int = Field(1024, ge=1)
     """Items drawn a step that the wanted one is compared with."""
     ranking_weight: float = Field(1.0, ge=0)
@@ -44,6 +48,15 @@ class RecommenderSpec(Spec):
     """A rating from here on means that the user wanted the item."""
     min_rating: float = 0.5
     max_rating: float = 5.0
+
+    @model_validator(mode="after")
+    def _can_be_wanted(self) -> "RecommenderSpec":
+        if not self.min_rating < self.max_rating or self.relevant_from > self.max_rating:
+            raise ValueError(
+                f"min_rating={self.min_rating:g} must be below max_rating={self.max_rating:g}, "
+                f"and relevant_from={self.relevant_from:g} not above it"
+            )
+        return self
 
 
 def event_columns(spec: RecommenderSpec) -> tuple[Column, ...]:
@@ -86,7 +99,9 @@ class Recommender(nn.Module):
 
     item_genres: Tensor
 
-    def __init__(self, num_users: int, item_genres: Tensor, embedding_dim: int, dropout: float, mean_rating: float):
+    def __init__(
+        self, num_users: int, item_genres: Tensor, embedding_dim: int, dropout: float, mean_rating: float
+    ) -> None:
         """Args:
         num_users: user indices, the unknown one included.
         item_genres: each item's weight of each genre, rows sum to 1 or 0 [items, genres], float32.
@@ -127,7 +142,7 @@ class Recommender(nn.Module):
         user, item, negatives = batch["user"], batch["item"], batch["negatives"]
         user_vectors, item_vectors = self.users(user), self.item_vectors(item)
         rating = self._rating(self.dropout(user_vectors), self.dropout(item_vectors), user, item)
-        wanted = self._score(user_vectors, item_vectors).sum(-1) + self.popularity(item).squeeze(-1)
+        wanted = (user_vectors * item_vectors).sum(-1) + self.popularity(item).squeeze(-1)
         others = self.item_vectors(negatives)
         compared = user_vectors @ others.T + self.popularity(negatives).squeeze(-1)
         compared = compared.masked_fill(negatives[None, :] == item[:, None], -torch.inf)
@@ -140,7 +155,8 @@ class Recommender(nn.Module):
     def scores(self, user: Tensor) -> Tensor:
         """How much each user wants each item, comparable within a user [users, items]."""
         catalogue = self.items.weight + self.item_genres @ self.genres
-        return self.users(user) @ catalogue.T + self.popularity.weight.squeeze(-1)
+        scores: Tensor = self.users(user) @ catalogue.T + self.popularity.weight.squeeze(-1)
+        return scores
 
     def item_vectors(self, item: Tensor) -> Tensor:
         """An item's own embedding and the mean of its genres' [rows, embedding_dim]."""
@@ -148,13 +164,9 @@ class Recommender(nn.Module):
         return vectors
 
     def _rating(self, user_vectors: Tensor, item_vectors: Tensor, user: Tensor, item: Tensor) -> Tensor:
-        taste = self._score(self.to_rating(user_vectors), item_vectors).sum(-1)
-        bias = self.user_bias(user).squeeze(-1) + self.item_bias(item).squeeze(-1)
+        taste: Tensor = (self.to_rating(user_vectors) * item_vectors).sum(-1)
+        bias: Tensor = self.user_bias(user).squeeze(-1) + self.item_bias(item).squeeze(-1)
         return self.mean_rating + bias + taste
-
-    @staticmethod
-    def _score(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-        return user_vectors * item_vectors
 
 
 def build(spec: RecommenderSpec, transform: Transform) -> Recommender:
@@ -192,15 +204,9 @@ def loss(spec: RecommenderSpec, outputs: dict[str, Tensor], batch: dict[str, Ten
 def evaluate(spec: RecommenderSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:
     """RMSE over all rows; NDCG@10 and hit rate@10 over the users with a wanted row, items of their history left out."""
     assert isinstance(model, Recommender)
-    batch = tensors(rows)
     users, relevant = wanted_items(spec, rows)
-    seen = _histories(transform, users)
-    groups = list(in_groups(torch.tensor(users)))
-    top, start = [], 0
-    for group in groups:
-        top.append(top_items(model.scores(group), seen[start : start + len(group)], K))
-        start += len(group)
-    ndcg, hit_rate = ranking_metrics(torch.cat(top), relevant)
+    ndcg, hit_rate = ranking_metrics(_top_unseen(transform, users, model.scores), relevant)
+    batch = tensors(rows)
     error = rmse(model.ratings(batch["user"], batch["item"]), batch["rating"])
     return {"ndcg_at_10": ndcg, "hit_rate_at_10": hit_rate, "rmse": error}
 
@@ -212,8 +218,9 @@ def baselines(
     wanted = train.table.filter(pc.greater_equal(train.table.column("rating"), spec.relevant_from))
     counts = np.bincount(wanted.column("item").to_numpy(), minlength=_vocabulary(transform, "item").size)
     users, relevant = wanted_items(spec, rows)
-    scores = torch.from_numpy(counts.astype(np.float32)).repeat(len(users), 1)
-    ndcg, hit_rate = ranking_metrics(top_items(scores, _histories(transform, users), K), relevant)
+    popularity = torch.from_numpy(counts.astype(np.float32))
+    top = _top_unseen(transform, users, lambda group: popularity.repeat(len(group), 1))
+    ndcg, hit_rate = ranking_metrics(top, relevant)
     actual = tensors(rows)["rating"]
     mean = torch.full_like(actual, float(pc.mean(train.table.column("rating")).as_py()))
     return {"popularity": {"ndcg_at_10": ndcg, "hit_rate_at_10": hit_rate}, "mean_rating": {"rmse": rmse(mean, actual)}}
@@ -243,7 +250,7 @@ def recommend(
     An unknown user gets what users want in general. Items of the user's history and of `exclude` are left out.
     """
     user = torch.tensor([transform.step("user").apply_row({"user_id": user_id})])
-    left_out = torch.cat([_histories(transform, user.tolist())[0], torch.tensor(exclude, dtype=torch.int64)])
+    left_out = torch.cat([*_histories(transform, user), torch.tensor(exclude, dtype=torch.int64)])
     scores = model.scores(user)
     top = top_items(scores, [left_out], min(k, scores.shape[1]))[0].tolist()
     return [(index, float(scores[0, index])) for index in top if torch.isfinite(scores[0, index])]
@@ -251,12 +258,22 @@ def recommend(
 
 def wanted_items(spec: RecommenderSpec, rows: pa.Table) -> tuple[list[int], list[set[int]]]:
     """The known users with wanted rows, and the items each wanted; an item that training did not show counts too,
-    as one that no ranking can hold."""
+    as one that no ranking can hold.
+
+    Raises:
+        DataError: there are none, so a ranking cannot be measured.
+    """
     wanted = rows.filter(pc.greater_equal(rows.column("rating"), spec.relevant_from))
     relevant: dict[int, set[int]] = {}
     for number, (user, item) in enumerate(zip(wanted["user"].to_pylist(), wanted["item"].to_pylist(), strict=True)):
         if user != UNKNOWN:
             relevant.setdefault(user, set()).add(item if item != UNKNOWN else -1 - number)
+    if not relevant:
+        raise DataError(
+            f"none of {rows.num_rows:,} held-out rows is a rating of workload.relevant_from={spec.relevant_from:g} or "
+            "more by a user that training showed, so no ranking can be measured. Lower workload.relevant_from, give "
+            "more data, or see every user in training: prepare.split.within=user_id"
+        )
     users = sorted(relevant)
     return users, [relevant[user] for user in users]
 
@@ -278,17 +295,20 @@ def _item_genres(transform: Transform) -> Tensor:
     labels = transform.lookups["items"].column("genres").to_pylist()
     weights = torch.zeros(len(labels) + 1, len(genres))
     for item, names in enumerate(labels, start=1):
-        known = [genres[name] for name in names or () if name in genres]
+        known = sorted({genres[name] for name in names or () if name in genres})
         weights[item, known] = 1 / max(len(known), 1)
     return weights
 
 
-def _histories(transform: Transform, users: list[int]) -> list[Tensor]:
-    """The items that each user rated in training, int64."""
+def _top_unseen(transform: Transform, users: list[int], scores: Callable[[Tensor], Tensor]) -> Tensor:
+    """The best items outside each user's history [users, K]; `scores` rates the catalogue for a few hundred users."""
+    groups = torch.split(torch.tensor(users), USERS_AT_ONCE)
+    return torch.cat([top_items(scores(group), _histories(transform, group), K) for group in groups])
+
+
+def _histories(transform: Transform, users: Tensor) -> list[Tensor]:
+    """The items that each user rated in training, int64; none for the unknown user."""
     history = transform.lookups["history"]
     order, items = history.column("user").to_numpy(), history.column("item").to_numpy()
-    starts, ends = np.searchsorted(order, users, "left"), np.searchsorted(order, users, "right")
-    return [
-        torch.from_numpy(items[a:b].astype(np.int64)) if user != UNKNOWN else torch.empty(0, dtype=torch.int64)
-        for user, a, b in zip(users, starts, ends, strict=True)
-    ]
+    starts, ends = (np.searchsorted(order, users.numpy(), side) for side in ("left", "right"))
+    return [torch.from_numpy(items[start:end].astype(np.int64)) for start, end in zip(starts, ends, strict=True)]

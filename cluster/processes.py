@@ -1,0 +1,114 @@
+"""Processes of this machine, told apart even when the system hands out a pid again. Needs Linux's /proc."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+PARENT_DEATH_SIGNAL = 1
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: its pid and the clock tick at which it started, which together are never used again."""
+
+    pid: int
+    started_ticks: int
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        return self in running()
+
+
+def find(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    return next((process for process in running() if process.pid == pid), None)
+
+
+@dataclass(frozen=True)
+class Kin:
+    """Whom a process belongs to, by pid."""
+
+    parent: int
+    session: int
+
+
+def running() -> dict[Process, Kin]:
+    """Every process that is no zombie."""
+    found = {}
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            text = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # The second field is the program's name in parentheses and may hold spaces and parentheses itself.
+        state, parent, _, session, *rest = text.rpartition(")")[2].split()
+        if state not in "ZX":
+            found[Process(int(folder.name), int(rest[15]))] = Kin(int(parent), int(session))
+    return found
+
+
+def family(root: Process, mark: str) -> set[Process]:
+    """`root`, which leads a session, all in that session, all that descends from them, and all that carry `mark`.
+
+    Being in the session, or having been started with `mark` in the environment, gives away those whose parent is
+    gone already. Each alone is not enough: a program may begin a session of its own, or write over its environment.
+    """
+    kin = running()
+    is_reused = any(process.pid == root.pid for process in kin.keys() - {root})
+    members = {
+        process
+        for process, of in kin.items()
+        if process == root or (of.session == root.pid and not is_reused) or _carries(process, mark)
+    }
+    while True:
+        pids = {process.pid for process in members}
+        children = {process for process, of in kin.items() if of.parent in pids} - members
+        if not children:
+            return {process for process in members if process.pid != os.getpid()}
+        members |= children
+
+
+def end(root: Process, mark: str, patience_s: float) -> set[Process]:
+    """Ask `root` to end, wait, then kill what is left of its family; returns what survived even that."""
+    known = family(root, mark)
+    if root in known:
+        _send(root, signal.SIGTERM)
+    known |= _wait_gone(root, mark, known, patience_s)
+    for process in known & set(running()):
+        _send(process, signal.SIGKILL)
+    _wait_gone(root, mark, known, patience_s)
+    return known & set(running())
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """A function for a child to call before it becomes its program, so that it is killed if this process ends."""
+    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec a child should do next to nothing
+    return lambda: prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _wait_gone(root: Process, mark: str, known: set[Process], patience_s: float) -> set[Process]:
+    deadline = time.monotonic() + patience_s
+    while known & set(running()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        known = known | family(root, mark)
+    return known
+
+
+def _carries(process: Process, mark: str) -> bool:
+    try:
+        return mark.encode() in (PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # it is gone, or another user's
+        return False
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        pass

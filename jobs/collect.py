@@ -1,0 +1,150 @@
+"""collect: feedback -> raw events, each one exactly once, with Ray Data.
+
+    python -m jobs.collect jobs/specs/recommender.yaml
+
+Each run adds one file, `collected-<number>.parquet`, to the raw events. The file itself says which feedback files
+it was made of, so the events and the record that they were taken appear in one step: a run that dies leaves
+nothing, and one that comes second finds nothing left to take.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from cluster.command import run as run_command
+from cluster.errors import DataError, StorageError
+from cluster.lifecycle import connected
+from cluster.storage import Storage
+from jobs.features.columns import Column
+from jobs.lineage import Made
+from jobs.raw import read_blocks
+from jobs.spec import RingSpec
+from jobs.stage import main as stage_main
+from jobs.workloads import WORKLOADS
+
+EVENT_ID = "event_id"
+RECEIVED_AT = "received_at"
+SOURCES = b"rayline.sources"
+COLLECTED = re.compile(r"collected-(\d{6})\.parquet$")
+FILES_A_TASK = 64
+
+
+def run(spec: RingSpec, storage: Storage) -> Made:
+    """Add the feedback that was not yet collected to the raw events.
+
+    Raises:
+        StorageError: another collect added a file at the same moment; nothing was lost, run it again.
+    """
+    collected = _collected(spec, storage)
+    waiting = _waiting(spec, storage, collected)
+    if not waiting:
+        return Made("collect", "", False, "no new feedback")
+    with connected():
+        events = _distinct(_read(spec, storage, waiting), _known_ids(storage, collected))
+    name = f"{spec.raw.events.path}/collected-{len(collected) + 1:06d}.parquet"
+    try:
+        storage.create(name, _as_parquet(events, waiting))
+    except FileExistsError:
+        raise StorageError(f"another collect wrote '{name}' at the same moment; run collect again") from None
+    return Made("collect", name, True, f"{len(waiting)} new feedback files", f"{events.num_rows:,} new events")
+
+
+def plan(spec: RingSpec, storage: Storage) -> str:
+    """What `run` would do."""
+    collected = _collected(spec, storage)
+    waiting = _waiting(spec, storage, collected)
+    if not waiting:
+        return "collect: skip, no new feedback"
+    name = f"{spec.raw.events.path}/collected-{len(collected) + 1:06d}.parquet"
+    return f"collect: run\n  read {len(waiting)} feedback files\n  write {name}"
+
+
+def _collected(spec: RingSpec, storage: Storage) -> list[str]:
+    """The filesystem's paths of what earlier runs added, in order."""
+    if not storage.exists(spec.raw.events.path):
+        return []
+    paths = [info.path for info in storage.files(spec.raw.events.path) if COLLECTED.search(info.path)]
+    numbers = [int(COLLECTED.search(path).group(1)) for path in paths]  # type: ignore[union-attr]
+    if numbers != [*range(1, len(numbers) + 1)]:
+        raise DataError(
+            f"'{spec.raw.events.path}' holds collected files {numbers}; one is missing, and with it the record of "
+            "what was collected. Put it back, so that no feedback is taken twice"
+        )
+    return paths
+
+
+def _waiting(spec: RingSpec, storage: Storage, collected: Sequence[str]) -> list[str]:
+    """The feedback files that no earlier run took, relative to the storage."""
+    folder = f"feedback/{spec.name}"
+    if not storage.exists(folder):
+        return []
+    root = storage.path("")
+    taken = {source for path in collected for source in _sources(storage, path)}
+    files = [str(info.path).removeprefix(root).lstrip("/") for info in storage.files(folder)]
+    return [path for path in files if path not in taken]
+
+
+def _sources(storage: Storage, path: str) -> list[str]:
+    metadata = pq.read_metadata(path, filesystem=storage.filesystem).metadata or {}
+    sources: list[str] = json.loads(metadata[SOURCES])
+    return sources
+
+
+def _known_ids(storage: Storage, collected: Sequence[str]) -> pa.Array:
+    """The event ids of all earlier runs."""
+    tables = [pq.read_table(path, columns=[EVENT_ID], filesystem=storage.filesystem) for path in collected]
+    ids = [table.column(EVENT_ID).combine_chunks() for table in tables]
+    return pa.concat_arrays([chunk for array in ids for chunk in _chunks(array)] or [pa.array([], pa.string())])
+
+
+def _chunks(array: Any) -> list[pa.Array]:
+    return list(array.chunks) if isinstance(array, pa.ChunkedArray) else [array]
+
+
+def _read(spec: RingSpec, storage: Storage, waiting: Sequence[str]) -> pa.Table:
+    """All events of these files, as text."""
+    workload = WORKLOADS[spec.workload.kind]
+    columns = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
+    columns += list(workload.event_columns(spec.workload))
+
+    def read_files(batch: pa.Table) -> pa.Table:
+        blocks = [
+            block.rows for path in batch.column("item").to_pylist() for block in read_blocks(storage, path, columns)
+        ]
+        return pa.concat_tables(blocks)
+
+    files = ray.data.from_items([storage.path(path) for path in waiting])
+    rows = files.map_batches(read_files, batch_size=FILES_A_TASK, batch_format="pyarrow")
+    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
+
+
+def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:
+    """The first of each event id, in the order received, without those that are known."""
+    ordered = events.sort_by([(EVENT_ID, "ascending"), (RECEIVED_AT, "ascending")])
+    ids = ordered.column(EVENT_ID).combine_chunks()
+    first = pc.index_in(ids, ids)  # the place of the first row with the same id
+    is_first = pc.equal(first, pa.array(range(len(ids)), pa.int32()))
+    return ordered.filter(pc.and_(is_first, pc.invert(pc.is_in(ids, known_ids)))).sort_by(RECEIVED_AT)
+
+
+def _as_parquet(events: pa.Table, sources: Sequence[str]) -> bytes:
+    metadata = {SOURCES: json.dumps(list(sources)), b"rayline.collected_at": datetime.now(UTC).isoformat()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(events.replace_schema_metadata(metadata), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage from the command line."""
+    return stage_main(__doc__ or "", run, plan, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,156 @@
+"""Values of raw data in the type of their column's kind; the same value fares the same in any file format."""
+
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ColumnKind = Literal["id", "number", "time", "text", "labels"]
+
+ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
+    "id": pa.string(),
+    "number": pa.float64(),
+    "time": pa.int64(),
+    "text": pa.string(),
+    "labels": pa.list_(pa.string()),
+}
+NUM_SHOWN = 80
+"""Characters of a value that a message quotes."""
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_WHOLE = r"^[+-]?\d{1,18}$"
+_TOO_LARGE = 1e18
+"""Whole numbers from here on are no moments; floats hold them only roughly."""
+
+
+def plain(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, dictionaries decoded, text trimmed and null where empty."""
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if _is_text(array.type):
+        return _trimmed(array.cast(pa.string()))
+    if _is_binary(array.type):
+        array = array.cast(pa.binary())
+        return pc.if_else(pc.equal(pc.binary_length(array), 0), pa.scalar(None, pa.binary()), array)
+    return array
+
+
+def typed(given: pa.Array, kind: ColumnKind) -> pa.Array:
+    """`given`, as `plain` gives it, in the type of `kind`: null where a value cannot be."""
+    if _is_binary(given.type):
+        given = _trimmed(pa.array([_decoded(value) for value in given.to_pylist()], pa.string()))
+    is_text = pa.types.is_string(given.type)
+    if kind == "number":
+        return _numbers_of_text(given) if is_text else _numbers(given)
+    if kind == "time":
+        return _seconds_of_text(given) if is_text else _seconds(given)
+    if kind == "labels":
+        return _labels_of_text(given) if is_text else _labels(given)
+    return given if is_text else _text(given)
+
+
+def shown(given: pa.Array) -> pa.Array:
+    """Each value as a message quotes it."""
+    is_plain = not (pa.types.is_nested(given.type) or _is_binary(given.type))
+    text = _cast_or_null(given, pa.string()) if is_plain else None
+    if text is None or text.null_count > given.null_count:
+        text = pa.array([None if value is None else str(value) for value in given.to_pylist()], pa.string())
+    return pc.utf8_slice_codeunits(text, 0, NUM_SHOWN)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    """Whether it is what some writers of Parquet store text as."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _trimmed(text: pa.Array) -> pa.Array:
+    return _only(pc.utf8_trim_whitespace(text), r"(?s).")
+
+
+def _only(text: pa.Array, pattern: str) -> pa.Array:
+    return pc.if_else(pc.match_substring_regex(text, pattern), text, pa.scalar(None, pa.string()))
+
+
+def _cast_or_null(given: pa.Array, target: pa.DataType) -> pa.Array:
+    """`given` as `target`; all null where Arrow knows no way from type to type."""
+    try:
+        return given.cast(target, safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.nulls(len(given), target)
+
+
+def _text(given: pa.Array) -> pa.Array:
+    if pa.types.is_nested(given.type):
+        return pa.nulls(len(given), pa.string())
+    return _text_of_floats(given) if pa.types.is_floating(given.type) else _cast_or_null(given, pa.string())
+
+
+def _text_of_floats(given: pa.Array) -> pa.Array:
+    """Whole numbers that a reader made floats, because some are missing, keep the spelling of whole numbers."""
+    given = given.cast(pa.float32()) if pa.types.is_float16(given.type) else given
+    finite = pc.if_else(pc.is_finite(given), given, pa.scalar(None, given.type))
+    is_whole = pc.and_(pc.equal(finite, pc.floor(finite)), pc.less(pc.abs(finite), _TOO_LARGE))
+    whole = pc.if_else(is_whole, finite, pa.scalar(None, given.type)).cast(pa.int64(), safe=False)
+    return pc.coalesce(whole.cast(pa.string()), finite.cast(pa.string()))
+
+
+def _numbers(given: pa.Array) -> pa.Array:
+    """Of numbers only: `true` and a date are none, as they are none in text."""
+    if not (pa.types.is_integer(given.type) or pa.types.is_floating(given.type) or pa.types.is_decimal(given.type)):
+        return pa.nulls(len(given), pa.float64())
+    return _finite(given.cast(pa.float64(), safe=False))
+
+
+def _numbers_of_text(text: pa.Array) -> pa.Array:
+    return _finite(_only(text, _NUMBER).cast(pa.float64()))
+
+
+def _finite(numbers: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
+
+
+def _seconds(given: pa.Array) -> pa.Array:
+    """Whole seconds; fractions of one are dropped."""
+    if pa.types.is_date(given.type):
+        return given.cast(pa.timestamp("s")).cast(pa.int64())
+    if pa.types.is_timestamp(given.type):
+        utc = given.cast(pa.timestamp(given.type.unit))
+        return pc.floor_temporal(utc, unit="second").cast(pa.timestamp("s")).cast(pa.int64())
+    numbers = pc.floor(_numbers(given))
+    numbers = pc.if_else(pc.less(pc.abs(numbers), _TOO_LARGE), numbers, pa.scalar(None, pa.float64()))
+    if not pa.types.is_integer(given.type):
+        return numbers.cast(pa.int64(), safe=False)
+    return pc.if_else(pc.is_valid(numbers), given, pa.scalar(None, given.type)).cast(pa.int64())
+
+
+def _seconds_of_text(text: pa.Array) -> pa.Array:
+    whole = pc.replace_substring_regex(_only(text, _WHOLE), r"^\+", "").cast(pa.int64())
+    return pc.coalesce(whole, _seconds(_numbers_of_text(text)))
+
+
+def _labels(given: pa.Array) -> pa.Array:
+    if not _is_list(given.type):
+        return pa.nulls(len(given), ARROW_TYPES["labels"])
+    return _cast_or_null(given, ARROW_TYPES["labels"])
+
+
+def _labels_of_text(text: pa.Array) -> pa.Array:
+    """The labels between the bars; empty ones are none."""
+    inner = pc.replace_substring_regex(text, r"^[\s|]+|[\s|]+$", "")
+    labels = pc.split_pattern_regex(inner, r"\s*\|[\s|]*")
+    return pc.if_else(pc.equal(inner, ""), pa.scalar([], labels.type), labels)

@@ -1,0 +1,129 @@
+"""What each stage's output was made of: so unchanged work is skipped, and changed work says what changed.
+
+An output's folder is named by a digest of its inputs: the data it reads, the spec sections it depends on and the
+revision of its code. Hence a folder is never out of date, and finding it is all there is to skipping a stage.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import DataError
+from cluster.storage import Storage
+from jobs.revision import code_revision
+from jobs.spec import RingSpec, sections
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that one stage's output depends on."""
+
+    data: str
+    """A fingerprint of the data that the stage reads."""
+    spec: dict[str, Any]
+    """The spec sections it depends on."""
+    code: str
+    """The revision of its code."""
+
+    @property
+    def key(self) -> str:
+        """The digest that names the output."""
+        return _digest([self.data, self.spec, self.code])
+
+    def as_manifest(self) -> dict[str, Any]:
+        """What a manifest keeps of them."""
+        return {"inputs": {"data": self.data, "spec": self.spec, "code": self.code}, "key": self.key}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage's `run` returns."""
+
+    stage: str
+    folder: str
+    """Where the output lies, relative to the storage; empty where there is none."""
+    ran: bool
+    why: str
+    """Why it ran, or why it did not have to."""
+    summary: str = ""
+    """What came out, in a line or a small table."""
+
+
+def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
+    """Inputs of `prepared/`: the raw files, and how they are read, checked, split and fitted."""
+    files = {path: raw_files(storage, path) for path in (spec.raw.events.path, spec.raw.items.path)}
+    listed = [[path, size, time] for path in files for path, size, time in files[path]]
+    return Inputs(_digest(listed), sections(spec, "raw", "prepare", "workload"), code_revision("jobs.prepare"))
+
+
+def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
+    """Inputs of `plans/`: the prepared rows, the search and what it starts from."""
+    names = ("seed", "workload", "train", "tune")
+    return Inputs(prepare_inputs(spec, storage).key, sections(spec, *names), code_revision("jobs.tune"))
+
+
+def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:
+    """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it."""
+    names = ("seed", "workload", "layout", "train")
+    return Inputs(prepare_inputs(spec, storage).key, sections(spec, *names), code_revision("jobs.train"))
+
+
+def prepared_folder(spec: RingSpec, storage: Storage) -> str:
+    """The prepared rows that this spec and the raw data of this moment ask for.
+
+    Raises:
+        DataError: they have not been prepared.
+    """
+    folder = f"prepared/{spec.name}/{prepare_inputs(spec, storage).key}"
+    if not storage.is_published(folder):
+        why = why_new(storage, f"prepared/{spec.name}", prepare_inputs(spec, storage))
+        raise DataError(
+            f"nothing is prepared for this spec and data in '{storage.uri}' ({why}); run first: "
+            "python -m jobs.prepare SPEC"
+        )
+    return folder
+
+
+def why_new(storage: Storage, parent: str, inputs: Inputs) -> str:
+    """Why no folder below `parent` has these inputs: what differs from the newest one."""
+    manifests = [storage.manifest(f"{parent}/{name}") for name in storage.folders(parent)]
+    manifests = [manifest for manifest in manifests if "inputs" in manifest]
+    if not manifests:
+        return "first run"
+    newest = max(manifests, key=lambda manifest: str(manifest["created_at"]))["inputs"]
+    changes = ["data changed"] if newest["data"] != inputs.data else []
+    changes += [f"spec changed: {change}" for change in _differences(newest["spec"], inputs.spec)]
+    changes += ["code changed"] if newest["code"] != inputs.code else []
+    return "; ".join(changes) or "its output is gone"
+
+
+def raw_files(storage: Storage, path: str) -> list[tuple[str, int, int]]:
+    """Path, bytes and time of change (ns) of every file at or below `path`.
+
+    Raises:
+        DataError: there is none, or all are empty.
+    """
+    if not storage.exists(path):
+        raise DataError(
+            f"raw data '{path}' does not exist in '{storage.uri}'; put CSV, JSON lines or Parquet files there, "
+            "or name another place: raw.events.path=..., raw.items.path=..., storage=..."
+        )
+    files = [(str(info.path), int(info.size), int(info.mtime_ns or 0)) for info in storage.files(path)]
+    if not any(size for _, size, _ in files):
+        raise DataError(f"raw data '{path}' in '{storage.uri}' is empty: {len(files)} files, 0 bytes")
+    return files
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            change for key in keys for change in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{path} {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,280 @@
+"""prepare: raw rows -> checked, cleaned, split and transformed rows, with Ray Data.
+
+    python -m jobs.prepare jobs/specs/recommender.yaml
+
+Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, and the rows that were
+refused to quarantine/<name>/<key>/.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from ray.data import Dataset
+
+from cluster.command import run as run_command
+from cluster.errors import DataError, SpecError, nearest
+from cluster.lifecycle import connected
+from cluster.storage import Storage
+from jobs.features.columns import REASON, Column, check_rows, rename
+from jobs.features.split import SPLIT, SPLITS, SplitSpec, TrainRows, split_by_time
+from jobs.features.transform import Transform
+from jobs.lineage import Made, prepare_inputs, raw_files, why_new
+from jobs.prepared import read_train
+from jobs.raw import RawBlock, check_headers, read_blocks
+from jobs.spec import RingSpec, SourceSpec
+from jobs.stage import main as stage_main
+from jobs.workloads import WORKLOADS, Workload
+
+PARTITION_BYTES = 64 * 1024 * 1024
+NUM_REASONS_SHOWN = 3
+
+
+def run(spec: RingSpec, storage: Storage) -> Made:
+    """Prepare the raw data, unless that has been done for the same data, spec and code.
+
+    Raises:
+        DataError: a file or column is missing, or more rows are bad than the spec allows.
+    """
+    inputs = prepare_inputs(spec, storage)
+    parent = f"prepared/{spec.name}"
+    folder = f"{parent}/{inputs.key}"
+    if storage.is_published(folder):
+        return Made("prepare", folder, False, "unchanged", _summary(storage.manifest(folder)))
+    why = why_new(storage, parent, inputs)
+    events, items = _tables(spec, storage, inputs.key)
+    for table in (events, items):
+        check_headers(storage, table.paths, table.columns)
+    with connected():
+        read_events, read_items = _read(storage, events, spec), _read(storage, items, spec)
+        staged = storage.stage(folder)
+        counts = _write(spec, storage, read_events.rows, read_items.rows, staged)
+    manifest = {
+        **inputs.as_manifest(),
+        "created_at": datetime.now(UTC).isoformat(),
+        "num_rows": counts,
+        "num_read": read_events.num_rows,
+        "num_bad": read_events.num_bad,
+        "num_bad_items": read_items.num_bad,
+    }
+    storage.commit(staged, folder, manifest)
+    return Made("prepare", folder, True, why, _summary(manifest))
+
+
+def plan(spec: RingSpec, storage: Storage) -> str:
+    """What `run` would do."""
+    inputs = prepare_inputs(spec, storage)
+    folder = f"prepared/{spec.name}/{inputs.key}"
+    if storage.is_published(folder):
+        return f"prepare: skip, {folder} is there and unchanged"
+    files = {source.path: raw_files(storage, source.path) for source in (spec.raw.events, spec.raw.items)}
+    read = [f"  read {path}: {len(found)} files, {sum(f[1] for f in found):,} bytes" for path, found in files.items()]
+    split = spec.prepare.split
+    order = f"within each {split.within}" if split.within else "over all rows"
+    return "\n".join(
+        [
+            f"prepare: run ({why_new(storage, f'prepared/{spec.name}', inputs)})",
+            *read,
+            f"  split by time {order}: {1 - split.valid - split.test:.0%} train, {split.valid:.0%} valid, "
+            f"{split.test:.0%} test; fit on train only",
+            f"  write {folder}",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _RawTable:
+    """One raw table and where its bad rows go."""
+
+    path: str
+    paths: tuple[str, ...]
+    columns: tuple[Column, ...]
+    quarantine: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    rows: Dataset
+    num_rows: int
+    num_bad: int
+
+
+def _tables(spec: RingSpec, storage: Storage, key: str) -> tuple[_RawTable, _RawTable]:
+    workload = WORKLOADS[spec.workload.kind]
+    within = spec.prepare.split.within
+    if within is not None and within not in workload.ties:
+        raise SpecError(f"prepare.split.within: '{within}' does not part the events. {nearest(within, workload.ties)}")
+
+    def table(name: str, source: SourceSpec, columns: tuple[Column, ...]) -> _RawTable:
+        paths = tuple(path for path, size, _ in raw_files(storage, source.path) if size)
+        quarantine = f"quarantine/{spec.name}/{key}/{name}"
+        return _RawTable(source.path, paths, rename(columns, source.columns), quarantine)
+
+    return (
+        table("events", spec.raw.events, workload.event_columns(spec.workload)),
+        table("items", spec.raw.items, workload.item_columns(spec.workload)),
+    )
+
+
+def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
+    """The good rows of a table; the bad ones are in quarantine.
+
+    Raises:
+        DataError: there are no rows, or too many bad ones.
+    """
+
+    def read_files(batch: pa.Table) -> Iterator[pa.Table]:
+        for path in batch.column("item").to_pylist():
+            for number, block in enumerate(read_blocks(storage, path, table.columns)):
+                yield _good_rows(storage, table, path, number, block)
+
+    storage.remove(table.quarantine)
+    files = ray.data.from_items(list(table.paths))
+    rows = files.map_batches(read_files, batch_size=1, batch_format="pyarrow", zero_copy_batch=True).materialize()
+    num_good = rows.count()
+    num_bad, reasons = _quarantined(storage, table.quarantine)
+    num_rows = num_good + num_bad
+    if num_rows == 0:
+        raise DataError(f"raw data '{table.path}' in '{storage.uri}' has a header but no rows")
+    if num_good == 0 or num_bad > spec.prepare.max_bad_fraction * num_rows:
+        raise DataError(
+            f"{num_bad:,} of {num_rows:,} rows of '{table.path}' ({num_bad / num_rows:.1%}) are bad, "
+            f"prepare.max_bad_fraction={spec.prepare.max_bad_fraction:g} allows {spec.prepare.max_bad_fraction:.1%}. "
+            f"First: {'; '.join(reasons)}. All are in '{storage.path(table.quarantine)}' with the reason; "
+            "mend them, or raise the limit"
+        )
+    return _Read(rows, num_rows, num_bad)
+
+
+def _good_rows(storage: Storage, table: _RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
+    """Check one block; its bad rows are written under a name that a second try of the task writes again."""
+    checked = check_rows(block.rows, table.columns)
+    is_bad = pc.is_valid(checked.column(REASON))
+    raw_bad = block.rows.filter(is_bad)
+    texts = [str(row) for row in raw_bad.to_pylist()] + [text for text, _ in block.unreadable]
+    reasons = checked.column(REASON).filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
+    if reasons:
+        sources = pa.array([path] * len(reasons), pa.string())
+        bad = pa.table({"source": sources, "reason": reasons, "row": texts})
+        name = f"{hashlib.sha256(path.encode()).hexdigest()[:12]}-{number:06d}"
+        _write_parquet(storage, f"{table.quarantine}/{name}.parquet", bad)
+    return checked.filter(pc.invert(is_bad)).drop_columns([REASON])
+
+
+def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
+    """How many rows are in quarantine, and the reasons of the first few."""
+    files = storage.files(folder)
+    counts = [pq.read_metadata(info.path, filesystem=storage.filesystem).num_rows for info in files]
+    reasons: list[str] = []
+    if files:
+        first = pq.read_table(files[0].path, columns=["reason"], filesystem=storage.filesystem)
+        reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
+    return sum(counts), reasons
+
+
+def _write(spec: RingSpec, storage: Storage, events: Dataset, items: Dataset, staged: str) -> dict[str, int]:
+    """Clean, split, fit, transform and write; returns the rows of each split."""
+    workload = WORKLOADS[spec.workload.kind]
+    split = _split(events, workload, spec.prepare.split).materialize()
+    transform = _fitted(split, Transform(workload.steps(spec.workload)))
+    reference = ray.put(transform)
+
+    def write_block(block: pa.Table) -> pa.Table:
+        rows = ray.get(reference).apply(block)
+        return pa.table({"split": SPLITS, "num_rows": [_write_split(storage, staged, rows, name) for name in SPLITS]})
+
+    counts = _map_blocks(split, write_block).take_all()
+    num_rows = {name: sum(row["num_rows"] for row in counts if row["split"] == name) for name in SPLITS}
+    if not all(num_rows.values()):
+        raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
+    train = read_train(storage, staged, workload.ties)
+    lookups = workload.lookups(spec.workload, transform, _collected(items), train)
+    with TemporaryDirectory() as scratch:
+        transform.with_lookups(lookups).save(Path(scratch))
+        storage.upload(Path(scratch), staged)
+    return num_rows
+
+
+def _split(events: Dataset, workload: Workload, split: SplitSpec) -> Dataset:
+    """Keep the latest of rows that say the same thing twice, and mark each row's split."""
+
+    def clean_and_split(block: pa.Table) -> pa.Table:
+        ordered = block.sort_by([(name, "ascending") for name in (*workload.ties, workload.time)])
+        return split_by_time(_last_of_each(ordered, workload.ties), split, workload.time, workload.ties)
+
+    if split.within is None:
+        parted = events.repartition(1)
+    else:
+        num_parts = max(1, -(-int(events.size_bytes()) // PARTITION_BYTES))
+        parted = events.repartition(num_parts, keys=[split.within])
+    return _map_blocks(parted, clean_and_split)
+
+
+def _last_of_each(ordered: pa.Table, keys: tuple[str, ...]) -> pa.Table:
+    """The last row of each run of equal keys."""
+    if ordered.num_rows < 2:
+        return ordered
+    same = [pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in map(ordered.column, keys)]
+    repeated = same[0]
+    for more in same[1:]:
+        repeated = pc.and_(repeated, more)
+    return ordered.filter(pa.chunked_array([*pc.invert(repeated).chunks, pa.array([True])]))
+
+
+def _fitted(split: Dataset, transform: Transform) -> Transform:
+    """Fit on the training rows, each block where it lies."""
+
+    @ray.remote
+    def statistics(block: pa.Table) -> list[pa.Table]:
+        return transform.statistics(TrainRows.of(block))
+
+    parts = ray.get([statistics.remote(block) for block in split.to_arrow_refs()])
+    return transform.fitted(parts)
+
+
+def _map_blocks(rows: Dataset, function: Any) -> Dataset:
+    return rows.map_batches(function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def _collected(rows: Dataset) -> pa.Table:
+    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
+
+
+def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> int:
+    """Write a block's rows of one split, named by what they are, so that a second try writes the same file."""
+    kept = rows.filter(pc.equal(rows.column(SPLIT), name)).drop_columns([SPLIT])
+    if kept.num_rows:
+        digest = hashlib.sha256()
+        for batch in kept.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+        _write_parquet(storage, f"{staged}/{name}/{digest.hexdigest()[:16]}.parquet", kept)
+    return int(kept.num_rows)
+
+
+def _write_parquet(storage: Storage, relative: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write(relative, sink.getvalue().to_pybytes())
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    rows = ", ".join(f"{name} {count:,}" for name, count in manifest["num_rows"].items())
+    bad = f"{manifest['num_bad']:,} of {manifest['num_read']:,} rows in quarantine"
+    return f"{rows}; {bad}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage from the command line."""
+    return stage_main(__doc__ or "", run, plan, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,199 @@
+"""train: prepared rows and a plan -> a published version, with Ray Train.
+
+    python -m jobs.train jobs/specs/recommender.yaml
+
+Writes checkpoints/<name>/<key>/ while it trains and models/<name>/<version>/ at its end. Killed at any moment, the
+next run goes on from the last checkpoint.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.command import run as run_command
+from cluster.errors import ClusterError
+from cluster.lifecycle import connected
+from cluster.registry import CHAMPION, Registry
+from cluster.spec import dump, parse, with_values
+from cluster.storage import Storage
+from jobs import version
+from jobs.event_files import EventFiles
+from jobs.fit import EpochReport, check, fit
+from jobs.lineage import Made, prepared_folder, train_inputs, tune_inputs, why_new
+from jobs.parallel.checkpoint import Checkpoints
+from jobs.prepared import read_split, read_train, read_transform
+from jobs.search.plan import read_plan
+from jobs.spec import RingSpec
+from jobs.stage import main as stage_main
+from jobs.workloads import WORKLOADS
+
+COLLECTIVE_TIMEOUT_S = 300
+
+
+def run(spec: RingSpec, storage: Storage) -> Made:
+    """Train and publish a version, unless one was made of the same rows, spec, plan and code.
+
+    Raises:
+        DataError: nothing is prepared for this spec.
+        SpecError: the layout, batch or metric does not fit the workload.
+    """
+    spec, plan_note = planned(spec, storage)
+    check(spec)
+    registry = Registry(storage, spec.name)
+    inputs = train_inputs(spec, storage)
+    prepared = prepared_folder(spec, storage)
+    made = _made_of(registry, inputs.key)
+    if made:
+        _promote(registry, spec, made, is_new=False)
+        return Made("train", f"models/{spec.name}/{made}", False, "unchanged", plan_note)
+    why = why_new(storage, f"models/{spec.name}", inputs)
+    checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
+    if not _is_finished(checkpoints):
+        with connected():
+            _train(spec, storage, prepared, checkpoints)
+    best_step = checkpoints.progress(checkpoints.steps()[-1]).best_step
+    name, table = _publish(spec, storage, prepared, checkpoints, best_step)
+    note = _promote(registry, spec, name, is_new=True)
+    return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, note]))
+
+
+def plan(spec: RingSpec, storage: Storage) -> str:
+    """What `run` would do."""
+    spec, plan_note = planned(spec, storage)
+    check(spec)
+    inputs = train_inputs(spec, storage)
+    made = _made_of(Registry(storage, spec.name), inputs.key)
+    if made:
+        return f"train: skip, models/{spec.name}/{made} was made of the same rows, spec and code"
+    steps = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}").steps()
+    start = f"from the checkpoint of step {steps[-1]}" if steps else "from the start"
+    train, optimizer = spec.train, spec.train.optimizer
+    return "\n".join(
+        [
+            f"train: run {start} ({why_new(storage, f'models/{spec.name}', inputs)})",
+            f"  {plan_note}",
+            f"  {spec.layout.num_workers} workers (replicate={spec.layout.replicate}), global batch {train.batch_size}, "
+            f"at most {train.num_epochs} epochs",
+            f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "
+            f"weight decay {optimizer.weight_decay:g}",
+            f"  stop {train.early_stopping.patience} epochs after the best {train.early_stopping.metric}",
+            f"  write checkpoints/{spec.name}/{inputs.key}, models/{spec.name}/",
+        ]
+    )
+
+
+def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
+    """The spec with the values of the plan that was searched for it, and a line that says so."""
+    if spec.tune.num_trials == 0:
+        return spec, "plan: none, tune.num_trials is 0"
+    found = read_plan(storage, spec.name, tune_inputs(spec, storage).key)
+    if found is None:
+        return spec, "plan: none yet (python -m jobs.tune SPEC makes one); training with the spec as it is"
+    return with_values(spec, found.values), f"plan: {found.line()}"
+
+
+def train_on_worker(settings: dict[str, str]) -> None:
+    """What Ray Train calls on every worker."""
+    storage = Storage(settings["storage"])
+    checkpoints = Checkpoints(storage, settings["checkpoints"])
+    is_first = ray.train.get_context().get_world_rank() == 0
+    with EventFiles(storage, f"{settings['checkpoints']}/tensorboard", enabled=is_first) as events:
+
+        def report(epoch: EpochReport) -> None:
+            if is_first:
+                print(epoch.line(), flush=True)
+                events.add(epoch.scalars(), epoch.step)
+            ray.train.report({"step": epoch.step, **epoch.metrics})
+
+        spec = parse(RingSpec, settings["spec"], "the driver's spec")
+        fit(spec, storage, settings["prepared"], checkpoints, report)
+
+
+def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints) -> None:
+    _check_devices(spec)
+    settings = {
+        "spec": dump(spec),
+        "storage": storage.uri,
+        "prepared": prepared,
+        "checkpoints": checkpoints.folder,
+    }
+    with TemporaryDirectory() as scratch:
+        TorchTrainer(
+            train_on_worker,
+            train_loop_config=settings,
+            torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=ScalingConfig(num_workers=spec.layout.num_workers, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                name=f"train-{spec.name}",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=spec.train.max_failures),
+            ),
+        ).fit()
+
+
+def _check_devices(spec: RingSpec) -> None:
+    """Raise ClusterError where the workers would wait for ever."""
+    there = int(ray.cluster_resources().get("CPU", 0))
+    needed = spec.layout.num_workers
+    if needed > there:
+        raise ClusterError(
+            f"layout replicate={spec.layout.replicate} needs {needed} CPUs, one a worker; the cluster has {there}. "
+            f"Give layout.replicate={max(there, 1)}, or add nodes"
+        )
+
+
+def _is_finished(checkpoints: Checkpoints) -> bool:
+    steps = checkpoints.steps()
+    return bool(steps) and checkpoints.progress(steps[-1]).stopped
+
+
+def _made_of(registry: Registry, key: str) -> str | None:
+    """The newest version that was made of the inputs with this key."""
+    made = [name for name in registry.versions() if registry.manifest(name)["key"] == key]
+    return made[-1] if made else None
+
+
+def _publish(
+    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, best_step: int
+) -> tuple[str, str]:
+    """Publish the best checkpoint as a version; returns its name and its metrics as a table."""
+    workload = WORKLOADS[spec.workload.kind]
+    transform = read_transform(storage, prepared)
+    model = workload.build(spec.workload, transform)
+    checkpoints.load_weights(best_step, model)
+    train = read_train(storage, prepared, workload.ties)
+    test = read_split(storage, prepared, "test", workload.ties)
+    with TemporaryDirectory() as scratch:
+        metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test)
+        run_of = {"run": checkpoints.folder, "step": best_step, "prepared": prepared}
+        name = Registry(storage, spec.name).publish(
+            Path(scratch), {**train_inputs(spec, storage).as_manifest(), **run_of}
+        )
+    return name, version.table_of(metrics, baselines)
+
+
+def _promote(registry: Registry, spec: RingSpec, name: str, is_new: bool) -> str:
+    """Make a version the champion where the spec says so; one that was skipped only where there is none yet."""
+    has_champion = CHAMPION in registry.aliases()
+    if spec.serving.promote == "never" or (has_champion and not is_new):
+        return "champion: as it was"
+    with registry.open(name) as folder:
+        loaded = version.read(folder)
+    behind = version.not_better(loaded.metrics, loaded.baselines, WORKLOADS[spec.workload.kind].lower_is_better)
+    if behind:
+        return f"champion: as it was; the new version does not beat {'; '.join(behind)}"
+    registry.promote(name)
+    return f"champion: {name}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage from the command line."""
+    return stage_main(__doc__ or "", run, plan, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

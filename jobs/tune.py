@@ -1,0 +1,164 @@
+"""tune: a small search over the training strategy, with Ray Tune; writes a plan.
+
+    python -m jobs.tune jobs/specs/recommender.yaml
+
+Trials are drawn by Optuna's TPE (Bergstra et al., 2011) and the weak ones stopped early by ASHA (Li et al., 2020).
+Each runs the same `fit` as train, on one worker: the loss of a step does not depend on the layout.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import ray.tune
+from optuna.samplers import TPESampler
+from ray.tune import ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster.command import run as run_command
+from cluster.errors import SpecError
+from cluster.lifecycle import connected
+from cluster.spec import dump, parse, with_values
+from cluster.storage import Storage
+from jobs.fit import EpochReport, check, fit
+from jobs.lineage import Made, prepared_folder, tune_inputs, why_new
+from jobs.search.plan import Plan, Trial, plan_folder, read_plan, write_plan
+from jobs.search.space import sampler
+from jobs.spec import RangeSpec, RingSpec
+from jobs.stage import main as stage_main
+
+EPOCH = "training_iteration"
+
+
+def run(spec: RingSpec, storage: Storage) -> Made:
+    """Search and write a plan, unless that has been done for the same rows, spec and code.
+
+    Raises:
+        DataError: nothing is prepared for this spec.
+        SpecError: a value of the space does not fit the spec.
+    """
+    if spec.tune.num_trials == 0:
+        return Made("tune", "", False, "tune.num_trials is 0")
+    check(spec)
+    _check_space(spec)
+    inputs = tune_inputs(spec, storage)
+    prepared = prepared_folder(spec, storage)
+    folder = plan_folder(spec.name, inputs.key)
+    found = read_plan(storage, spec.name, inputs.key)
+    if found:
+        return Made("tune", folder, False, "unchanged", found.line())
+    why = why_new(storage, f"plans/{spec.name}", inputs)
+    with connected():
+        plan = _search(spec, storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
+    write_plan(storage, folder, plan, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
+    return Made("tune", folder, True, why, plan.line())
+
+
+def plan(spec: RingSpec, storage: Storage) -> str:
+    """What `run` would do."""
+    if spec.tune.num_trials == 0:
+        return "tune: skip, tune.num_trials is 0"
+    check(spec)
+    _check_space(spec)
+    inputs = tune_inputs(spec, storage)
+    found = read_plan(storage, spec.name, inputs.key)
+    if found:
+        return f"tune: skip, {plan_folder(spec.name, inputs.key)} is there: {found.line()}"
+    space = [f"    {key}: {_show(values)}" for key, values in spec.tune.space.items()]
+    return "\n".join(
+        [
+            f"tune: run ({why_new(storage, f'plans/{spec.name}', inputs)})",
+            f"  {spec.tune.num_trials} trials of at most {spec.tune.num_epochs} epochs, {spec.tune.max_concurrent} at "
+            f"once, for the best {spec.train.early_stopping.metric}, over",
+            *space,
+        ]
+    )
+
+
+def _show(values: Any) -> str:
+    if isinstance(values, RangeSpec):
+        return f"{values.low:g} to {values.high:g}{', in the logarithm' if values.log else ''}"
+    return ", ".join(map(str, values))
+
+
+def _check_space(spec: RingSpec) -> None:
+    """Raise SpecError unless the spec takes every value of the space."""
+    if not spec.tune.space:
+        raise SpecError("tune.space is empty but tune.num_trials is not 0; give keys to search, or tune.num_trials=0")
+    for key, values in spec.tune.space.items():
+        if not values:
+            raise SpecError(f"tune.space.{key} lists no value")
+        for value in (values.low, values.high) if isinstance(values, RangeSpec) else values:
+            check(with_values(spec, {key: value}))
+
+
+def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Plan:
+    metric = spec.train.early_stopping.metric
+    mode = spec.train.early_stopping.mode
+    settings = {"spec": dump(spec), "storage": storage.uri, "prepared": prepared}
+    storage.remove(scratch)
+    tuner = Tuner(
+        ray.tune.with_resources(ray.tune.with_parameters(run_trial, settings=settings), {"cpu": 1}),
+        tune_config=TuneConfig(
+            metric=metric,
+            mode=mode,
+            search_alg=OptunaSearch(
+                sampler(spec.tune.space), metric=metric, mode=mode, sampler=TPESampler(seed=spec.seed)
+            ),
+            scheduler=ASHAScheduler(time_attr=EPOCH, max_t=spec.tune.num_epochs, grace_period=1, reduction_factor=2),
+            num_samples=spec.tune.num_trials,
+            max_concurrent_trials=spec.tune.max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name="search", storage_path=storage.path(scratch), storage_filesystem=storage.filesystem, verbose=1
+        ),
+    )
+    results = tuner.fit()
+    plan = _plan(results, metric, mode)
+    storage.remove(scratch)
+    return plan
+
+
+def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:
+    """What Ray Tune calls for every trial."""
+    spec = parse(RingSpec, settings["spec"], "the driver's spec")
+    spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs, "layout.replicate": 1})
+
+    def report(epoch: EpochReport) -> None:
+        ray.tune.report({**epoch.metrics, "num_epochs": epoch.epoch})
+
+    fit(spec, Storage(settings["storage"]), settings["prepared"], None, report)
+
+
+def _plan(results: ResultGrid, metric: str, mode: str) -> Plan:
+    """The plan of the best epoch of the best trial; what failed is kept as failed.
+
+    Raises:
+        RuntimeError: every trial failed; the first one's error is its cause.
+    """
+    trials = tuple(_trial(results[i], metric, mode) for i in range(len(results)))
+    values = [trial.best for trial in trials if trial.best is not None]
+    if not values:
+        raise RuntimeError(f"all {len(trials)} trials failed") from results.errors[0]
+    best = max(values) if mode == "max" else min(values)
+    winner = next(trial for trial in trials if trial.best == best)
+    return Plan(winner.values, metric, best, trials)
+
+
+def _trial(result: Any, metric: str, mode: str) -> Trial:
+    epochs = result.metrics_dataframe
+    if result.error or epochs is None or epochs.empty:
+        return Trial(result.config or {}, None, 0, 0.0)
+    best = float(epochs[metric].max() if mode == "max" else epochs[metric].min())
+    return Trial(result.config, best, int(epochs["num_epochs"].max()), float(epochs["time_total_s"].max()))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage from the command line."""
+    return stage_main(__doc__ or "", run, plan, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,189 @@
+"""Serve a version over HTTP until Ctrl-C.
+
+    python -m serving.app SPEC [key=value ...] [--plan] [--once]
+
+`--plan` prints what it would do; `--once` asks the running application three questions, prints the answers and ends.
+"""
+
+import json
+import signal
+import socket
+import threading
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from cluster.command import run as run_command
+from cluster.errors import ClusterError
+from cluster.lifecycle import connected
+from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.spec import RingSpec, load_ring
+from serving import recommender
+from serving.ask import Question, ask
+
+REQUEST_TIMEOUT_S = 60.0
+REACHABLE_WITHIN_S = 30.0
+
+
+class Application(Protocol):
+    """What serving asks of an application; a module of this package answers it with functions."""
+
+    def build(self, spec: RingSpec, storage: Storage, /) -> serve.Application:
+        """The Serve application of `spec.serving.version`; raises RegistryError before anything is started."""
+
+    def questions(self, spec: RingSpec, storage: Storage, /) -> Sequence[Question]:
+        """A few that show what it can do, the second one worth trying by hand."""
+
+
+APPLICATIONS: dict[str, Application] = {"recommender": recommender}
+
+
+def deploy(spec: RingSpec, storage: Storage) -> str:
+    """Start or replace the application `spec.name` in the connected cluster, and return its address once it answers.
+
+    Raises:
+        RegistryError: the version cannot be served; what was serving before goes on.
+        ClusterError: the port is taken, or the application does not come up.
+    """
+    application = APPLICATIONS[spec.workload.kind].build(spec, storage)
+    if not serve.status().proxies:
+        _check_free(spec.serving.host, spec.serving.port)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(http_options=_http_options(spec), logging_config=quiet)
+    try:
+        serve.run(application, name=spec.name, route_prefix=f"/{spec.name}", logging_config=quiet)
+    except RuntimeError as error:
+        raise ClusterError(f"application '{spec.name}' did not start: {error}") from error
+    address = _address(spec)
+    _wait_until_reachable(address)
+    return address
+
+
+def remove(name: str) -> None:
+    """Remove an application, and Serve itself where it was the last one."""
+    serve.delete(name)
+    if not serve.status().applications:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def run(spec: RingSpec, storage: Storage) -> str:
+    """The stage: from a version to its address."""
+    return deploy(spec, storage)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve what the command line names."""
+    options = _parse(arguments)
+    spec = load_ring(options.spec, options.overrides)
+    storage = Storage(spec.storage)
+    if options.plan:
+        print(_plan(spec, storage))
+        return 0
+    with connected(), _stop_signals():
+        try:
+            address = run(spec, storage)
+            questions = APPLICATIONS[spec.workload.kind].questions(spec, storage)
+            _show(spec, address, questions[1])
+            if options.once:
+                _ask_all(address, questions)
+            else:
+                _wait_for_stop()
+        finally:
+            remove(spec.name)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    parser = ArgumentParser("python -m serving.app", description="Serve a version over HTTP until Ctrl-C.")
+    parser.add_argument("spec", metavar="SPEC", help="the ring's YAML file, for example jobs/specs/recommender.yaml")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="for example serving.port=8001")
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and take nothing")
+    parser.add_argument("--once", action="store_true", help="ask three questions, print the answers and end")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _plan(spec: RingSpec, storage: Storage) -> str:
+    version = Registry(storage, spec.name).resolve(spec.serving.version)
+    replicas = "1 replica" if spec.serving.num_replicas == 1 else f"{spec.serving.num_replicas} replicas"
+    return f"would serve {spec.name} {spec.serving.version} = {version} with {replicas} at {_address(spec)}"
+
+
+def _http_options(spec: RingSpec) -> HTTPOptions:
+    return HTTPOptions(host=spec.serving.host, port=spec.serving.port, request_timeout_s=REQUEST_TIMEOUT_S)
+
+
+def _address(spec: RingSpec) -> str:
+    host = "127.0.0.1" if spec.serving.host == "0.0.0.0" else spec.serving.host
+    return f"http://{host}:{spec.serving.port}/{spec.name}"
+
+
+def _check_free(host: str, port: int) -> None:
+    """Serve itself would share a taken port silently, and half of the requests would go elsewhere."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ClusterError(
+            f"port {port} of {host} cannot be used: {error.strerror}. Give another one: serving.port={port + 1}"
+        ) from None
+
+
+def _wait_until_reachable(address: str) -> None:
+    """The proxy learns of a new route a moment after its replicas are ready."""
+    deadline = time.monotonic() + REACHABLE_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            if ask(address, Question("health", "/health"))[0] == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise ClusterError(
+        f"the application runs but {address}/health does not answer within {REACHABLE_WITHIN_S:g} s. "
+        "Where this cluster serves already, it keeps its first host and port: give those as serving.host and .port"
+    )
+
+
+def _show(spec: RingSpec, address: str, example: Question) -> None:
+    print(f"{spec.name} answers at {address}\n  try   {example.curl(address)}\n  docs  {address}/docs", flush=True)
+
+
+def _ask_all(address: str, questions: Sequence[Question]) -> None:
+    for question in questions:
+        status, answer = ask(address, question)
+        print(f"\n{question.title}: {status}\n{json.dumps(answer, indent=2, ensure_ascii=False)}", flush=True)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C, so that what was deployed is removed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _wait_for_stop() -> None:
+    print("Ctrl-C stops it.", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,49 @@
+"""Questions to a running application over real HTTP: what `--once` asks, and the line a user can try."""
+
+import json
+import shlex
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: a GET, or a POST where it has a body."""
+
+    title: str
+    path: str
+    body: Mapping[str, Any] | None = None
+
+    def curl(self, address: str) -> str:
+        """The same request as a shell line."""
+        if self.body is None:
+            return f"curl {address}{self.path}"
+        body = shlex.quote(json.dumps(self.body))
+        return f"curl {address}{self.path} -H 'Content-Type: application/json' -d {body}"
+
+
+def ask(address: str, question: Question, timeout_s: float = TIMEOUT_S) -> tuple[int, Any]:
+    """The status and the JSON of the answer; the answer's text where it is no JSON.
+
+    Raises:
+        OSError: nothing answers at `address`.
+    """
+    data = None if question.body is None else json.dumps(question.body).encode()
+    request = urllib.request.Request(f"{address}{question.path}", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return response.status, _content(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, _content(error.read())
+
+
+def _content(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")

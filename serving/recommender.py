@@ -1,0 +1,192 @@
+"""recommender: the items that a user wants next, each with a reason, and what users say about them.
+
+GET  /health      which version answers, and how good it is
+POST /recommend   a user -> items; an unknown user gets a flagged cold start
+POST /feedback    a rating, durable before the answer
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from ray import serve
+
+from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.spec import RingSpec
+from serving.access import BodyLimit
+from serving.ask import Question
+from serving.feedback import Event, FeedbackLog, now
+from serving.problem import RESPONSES, fault, install
+from serving.recommendation import Item, Recommendations
+
+MAX_ITEMS = 100
+MAX_EXCLUDED = 1000
+MAX_ONGOING_REQUESTS = 128
+MAX_QUEUED_REQUESTS = 1024
+LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds given for seconds are beyond it
+
+
+def _as_text(given: Any) -> Any:
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+Id = Annotated[
+    str,
+    BeforeValidator(_as_text, json_schema_input_type=str | int),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=256),
+]
+
+
+class Body(BaseModel):
+    """What a client sends: no unknown field, and no type but the one that is asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class RecommendRequest(Body):
+    """Whom to recommend to, how much, and what to leave out."""
+
+    user_id: Id
+    k: int = Field(10, ge=1, le=MAX_ITEMS)
+    """How many items."""
+    exclude: list[Id] = Field([], max_length=MAX_EXCLUDED)
+    """Ids of items to leave out, besides those that the user rated before training."""
+
+
+class Recommended(BaseModel):
+    """The items for a user, best first; fewer than asked where the catalogue ends."""
+
+    user_id: str
+    version: str
+    cold_start: bool
+    """Whether the user was unknown in training, so that these are what all users want."""
+    items: list[Item]
+
+
+class FeedbackRequest(Body):
+    """A rating that a user gave an item."""
+
+    user_id: Id
+    item_id: Id
+    rating: float = Field(allow_inf_nan=False)
+    """Within the bounds that the version was trained with."""
+    event_id: Id | None = None
+    """Sending the same id again does not count twice; made up where it is absent."""
+    timestamp: int | None = Field(None, ge=0, le=LAST_SECOND)
+    """When, in seconds since 1970; now where it is absent."""
+
+
+class Accepted(BaseModel):
+    """The event is durable."""
+
+    event_id: str
+    timestamp: int
+
+
+class Health(BaseModel):
+    """Which version answers."""
+
+    status: str
+    version: str
+    created_at: str
+    metrics: dict[str, float]
+    """On the held-out test rows."""
+
+
+def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes: int) -> FastAPI:
+    """The application over a loaded version, as plain ASGI."""
+    spec = recommendations.spec
+    application = FastAPI(
+        title=spec.name,
+        description=f"Recommendations by version `{recommendations.version}`.",
+        redoc_url=None,
+        redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=RESPONSES,
+    )
+    application.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    install(application)
+
+    @application.get("/health")
+    async def health() -> Health:
+        """Which version answers, and its metrics."""
+        return Health(
+            status="ok",
+            version=recommendations.version,
+            created_at=recommendations.created_at,
+            metrics=recommendations.metrics,
+        )
+
+    @application.post("/recommend")
+    async def recommend(request: RecommendRequest) -> Recommended:
+        """The best items for a user that it has not rated yet."""
+        # In a thread, because a Serve replica answers its health checks on this very loop.
+        items = await asyncio.to_thread(recommendations.top, request.user_id, request.k, request.exclude)
+        return Recommended(
+            user_id=request.user_id,
+            version=recommendations.version,
+            cold_start=not recommendations.knows(request.user_id),
+            items=items,
+        )
+
+    @application.post("/feedback", status_code=202)
+    async def accept(request: FeedbackRequest) -> Accepted:
+        """Keep a rating; answered once it is durable."""
+        low, high = spec.workload.min_rating, spec.workload.max_rating
+        if not low <= request.rating <= high:
+            rule = f"Rating must be from {low:g} to {high:g}"
+            raise RequestValidationError([fault(("body", "rating"), rule, request.rating)])
+        received = now()
+        event = Event(
+            event_id=request.event_id or uuid4().hex,
+            user_id=request.user_id,
+            item_id=request.item_id,
+            rating=request.rating,
+            timestamp=int(received.timestamp()) if request.timestamp is None else request.timestamp,
+            received_at=received.isoformat(timespec="microseconds"),
+            version=recommendations.version,
+        )
+        await feedback.append(event)
+        return Accepted(event_id=event.event_id, timestamp=event.timestamp)
+
+    return application
+
+
+def build(spec: RingSpec, storage: Storage) -> serve.Application:
+    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+
+    Raises:
+        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
+    """
+    registry = Registry(storage, spec.name)
+    version = registry.resolve(spec.serving.version)
+    Recommendations.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
+
+    def application() -> FastAPI:
+        recommendations = Recommendations.load(registry, version)
+        return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes)
+
+    as_deployment = serve.deployment(
+        name=spec.name,
+        num_replicas=spec.serving.num_replicas,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
+    )
+    bound: serve.Application = as_deployment(serve.ingress(application)()).bind()
+    return bound
+
+
+def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Three that show what it can do: health, a user of the training rows, and a stranger."""
+    registry = Registry(storage, spec.name)
+    known = Recommendations.load(registry, registry.resolve(spec.serving.version)).most_active_user()
+    return (
+        Question("health", "/health"),
+        Question(f"user {known}", "/recommend", {"user_id": known, "k": 5}),
+        Question("a user never seen", "/recommend", {"user_id": "a stranger", "k": 5}),
+    )
