@@ -1,17 +1,20 @@
 """The environment of every cluster that Rayline starts, and the token that guards it.
 
 A variable the user has set himself always wins.
+`eval "$(python -m cluster.environment)"` sets it in the shell that starts a node, as in cluster.yaml.
 """
 
 import os
 import secrets
+import shlex
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from cluster.command import run
 from cluster.errors import ClusterError
 
 MAX_HAPROXY_THREADS = 4
@@ -25,10 +28,8 @@ def make_scratch() -> Path:
     return Path(mkdtemp(prefix="rl-", dir="/tmp"))
 
 
-def start_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
-    """What a cluster of `num_cpus` is started with; the same on every node, since processes read it at import."""
-    haproxy = scratch / "haproxy"
-    stats_port, metrics_port = free_ports(8404, 9101)
+def node_environment(num_cpus: int) -> dict[str, str]:
+    """What every node is started with, here of `num_cpus`; its processes read it when they are imported."""
     return {
         # Whoever reaches an open cluster runs code on it; Ray turns the token on only in some cases.
         "RAY_AUTH_MODE": "token",
@@ -42,14 +43,6 @@ def start_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(MAX_HAPROXY_THREADS, num_cpus // 2))),
         # One event loop a replica, gRPC between them and no log line a request.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # The defaults are fixed paths and ports, on which two clusters of one machine collide.
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         # Every new release and every stop waits this long; 30 s by default, requests here take milliseconds.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         # A proxy that died is noticed within seconds instead of twenty.
@@ -59,6 +52,22 @@ def start_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # Nothing leaves the machine unasked.
         "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def local_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
+    """`node_environment` for one of several clusters on this machine, which would meet at Serve's fixed names."""
+    haproxy = scratch / "haproxy"
+    stats_port, metrics_port = free_ports(8404, 9101)
+    return {
+        **node_environment(num_cpus),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
     }
 
 
@@ -132,3 +141,15 @@ def _bind(port: int) -> socket.socket:
     except OSError:
         bound.bind(("", 0))
     return bound
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what this node's shell has to export and has not set itself."""
+    for name, value in node_environment(os.cpu_count() or 1).items():
+        if not os.environ.get(name):
+            print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.environment import ensure_token, free_ports, make_scratch, start_environment
+from cluster.environment import ensure_token, free_ports, local_environment, make_scratch
 from cluster.errors import ClusterError
 from cluster.processes import Process, end, find
 
@@ -18,6 +18,7 @@ START_TIMEOUT_S = 180.0
 STOP_PATIENCE_S = 15.0
 POLL_S = 0.2
 NUM_TAIL_LINES = 15
+NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # they point into another cluster
 LOGS_OF_A_FAILED_START = ("raylet.err", "gcs_server.err", "gcs_server.out", "dashboard.log", "raylet.out")
 
 
@@ -83,7 +84,7 @@ def stop_head(head: Head) -> None:
     survivors = end(head.process, _mark(Path(head.scratch)), STOP_PATIENCE_S)
     if survivors:
         pids = " ".join(str(process.pid) for process in survivors)
-        raise ClusterError(f"processes {pids} of the cluster at {head.address} do not end; look at them with: ps {pids}")
+        raise ClusterError(f"processes {pids} of the cluster at {head.address} do not end; see what they do: ps {pids}")
     shutil.rmtree(head.scratch, ignore_errors=True)
 
 
@@ -125,10 +126,10 @@ def _mark(scratch: Path) -> str:
 
 def _environment(num_cpus: int, scratch: Path) -> dict[str, str]:
     name, _, value = _mark(scratch).partition("=")
-    inherited = {key: given for key, given in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")}
+    inherited = {key: given for key, given in os.environ.items() if given and key not in NOT_INHERITED}
     # A job's `python` is found on PATH and has to be the interpreter that runs the cluster.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**start_environment(num_cpus, scratch), **inherited, "PATH": path, name: value}
+    return {**local_environment(num_cpus, scratch), **inherited, "PATH": path, name: value}
 
 
 def _await_address(started: "subprocess.Popen[bytes]", scratch: Path, report: Callable[[float], None]) -> str:

@@ -8,16 +8,17 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
 from ray._private.utils import read_ray_address
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # absent from Ray's stub
 
-from cluster.environment import applied, ensure_token, has_token, make_scratch, start_environment
+from cluster.environment import applied, ensure_token, has_token, local_environment, make_scratch
 from cluster.errors import ClusterError
 from cluster.head import running_head
 
@@ -75,6 +76,28 @@ def find_address() -> str | None:
     return left_running if left_running and _answers(left_running) else None
 
 
+def describe(cluster: Cluster) -> list[str]:
+    """The cluster in a few lines: nodes, what is free, dashboard, Serve applications."""
+    from ray import serve  # takes a second to import, which no stage but serving should pay
+
+    untyped: Any = ray
+    total, free = untyped.cluster_resources(), untyped.available_resources()
+    nodes = [node for node in untyped.nodes() if node["Alive"]]
+    units = [f"{free.get(unit, 0):g} of {total.get(unit, 0):g} {unit}s free" for unit in ("CPU", "GPU")]
+    applications = serve.status().applications
+    return [
+        f"cluster at {cluster.address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}, {', '.join(units)}",
+        f"dashboard: {cluster.dashboard_url or 'none'}",
+        *(f"node {node['NodeManagerAddress']}: {_resources(node['Resources'])}" for node in nodes),
+        *(f"application {name}: {app.status}" for name, app in applications.items()),
+    ]
+
+
+def _resources(resources: Mapping[str, float]) -> str:
+    gib = resources.get("memory", 0) / 2**30
+    return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {gib:.1f} GiB memory"
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
     with applied({"RAY_AUTH_MODE": "token"} if has_token() else {}):
@@ -93,7 +116,7 @@ def _joined(address: str) -> Iterator[None]:
 def _embedded(num_cpus: int | None) -> Iterator[None]:
     scratch = make_scratch()
     try:
-        with applied(start_environment(num_cpus or os.cpu_count() or 1, scratch)):
+        with applied(local_environment(num_cpus or os.cpu_count() or 1, scratch)):
             ensure_token()
             _adopt_authentication()
             try:
@@ -116,9 +139,10 @@ def _adopt_authentication() -> None:
 
 def _current() -> Cluster:
     dashboard: str | None = ray_worker.get_dashboard_url()
+    node: Any = ray_worker._global_node
     return Cluster(
         address=ray.get_runtime_context().gcs_address,
-        is_embedded=bool(ray_worker._global_node.is_head()),
+        is_embedded=node.is_head(),  # a driver is the head only of a cluster that it started itself
         dashboard_url=f"http://{dashboard}" if dashboard else None,
     )
 

@@ -3,10 +3,16 @@
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+
+from cluster.errors import ClusterError
 
 PROC = Path("/proc")
 PARENT_DEATH_SIGNAL = 1
@@ -77,8 +83,8 @@ def family(root: Process, mark: str) -> set[Process]:
 def end(root: Process, mark: str, patience_s: float) -> set[Process]:
     """Ask `root` to end, wait, then kill what is left of its family; returns what survived even that."""
     known = family(root, mark)
-    if root in known:
-        _send(root, signal.SIGTERM)
+    for process in {root} & known or known:
+        _send(process, signal.SIGTERM)
     known |= _wait_gone(root, mark, known, patience_s)
     for process in known & set(running()):
         _send(process, signal.SIGKILL)
@@ -90,6 +96,34 @@ def dying_with_parent() -> Callable[[], None]:
     """A function for a child to call before it becomes its program, so that it is killed if this process ends."""
     prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec a child should do next to nothing
     return lambda: prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def attend(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run `command` to its end and pass on the signals that ask to stop; returns its exit code as a shell would.
+
+    Raises:
+        ClusterError: there is no such command.
+    """
+    try:
+        child = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise ClusterError(f"command '{command[0]}' cannot be run: {error.strerror}") from None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    # The terminal sends Ctrl-C to both; twice would cut short the command's own clean-up.
+    on_interrupt = signal.SIG_IGN if sys.stdin.isatty() else forward
+    previous = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGINT, on_interrupt), (signal.SIGTERM, forward), (signal.SIGHUP, forward))
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 def _wait_gone(root: Process, mark: str, known: set[Process], patience_s: float) -> set[Process]:
@@ -108,7 +142,5 @@ def _carries(process: Process, mark: str) -> bool:
 
 
 def _send(process: Process, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(process.pid, number)
-    except ProcessLookupError:
-        pass

@@ -148,7 +148,7 @@ class Storage:
         return content
 
     def stage(self, folder: str) -> str:
-        """An empty folder, unseen by readers, to fill and then `commit` as `folder`; may be filled by many processes."""
+        """An empty folder, unseen by readers, for any number of processes to fill and then to `commit` as `folder`."""
         parent, _, name = folder.rpartition("/")
         staged = f"{parent}/.{name}.{uuid.uuid4().hex}.incoming" if self.is_local else folder
         self.remove(staged)  # on object storage: what a stage that died has left there
@@ -208,7 +208,7 @@ class Storage:
 
     def _rename(self, source: str, target: str) -> None:
         try:
-            os.rename(self.path(source), self.path(target))
+            Path(self.path(source)).rename(self.path(target))
         except OSError:
             if not self.is_published(target):
                 raise

@@ -9,19 +9,19 @@ nothing, and one that comes second finds nothing left to take.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from cluster.command import run as run_command
 from cluster.errors import DataError, StorageError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
+from jobs.dataset import as_table, each_file
 from jobs.features.columns import Column
 from jobs.lineage import Made
 from jobs.raw import read_blocks
@@ -33,7 +33,6 @@ EVENT_ID = "event_id"
 RECEIVED_AT = "received_at"
 SOURCES = b"rayline.sources"
 COLLECTED = re.compile(r"collected-(\d{6})\.parquet$")
-FILES_A_TASK = 64
 
 
 def run(spec: RingSpec, storage: Storage) -> Made:
@@ -114,15 +113,13 @@ def _read(spec: RingSpec, storage: Storage, waiting: Sequence[str]) -> pa.Table:
     columns = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
     columns += list(workload.event_columns(spec.workload))
 
-    def read_files(batch: pa.Table) -> pa.Table:
-        blocks = [
-            block.rows for path in batch.column("item").to_pylist() for block in read_blocks(storage, path, columns)
-        ]
-        return pa.concat_tables(blocks)
+    def read(path: str) -> Iterator[pa.Table]:
+        for block in read_blocks(storage, path, columns):
+            if block.unreadable:
+                raise DataError(f"feedback file '{path}' is damaged: {block.unreadable[0][1]}; mend or remove it")
+            yield block.rows
 
-    files = ray.data.from_items([storage.path(path) for path in waiting])
-    rows = files.map_batches(read_files, batch_size=FILES_A_TASK, batch_format="pyarrow")
-    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
+    return as_table(each_file([storage.path(path) for path in waiting], read))
 
 
 def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:

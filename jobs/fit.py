@@ -148,9 +148,7 @@ def _resume(training: _Training, checkpoints: Checkpoints | None) -> Progress:
     return checkpoints.load(steps[-1], training.model, training.optimizer)
 
 
-def _epoch(
-    training: _Training, progress: Progress, checkpoints: Checkpoints | None
-) -> tuple[Progress, EpochReport]:
+def _epoch(training: _Training, progress: Progress, checkpoints: Checkpoints | None) -> tuple[Progress, EpochReport]:
     """Train to the end of the epoch that `progress` stands in, then validate."""
     spec, train = training.spec, training.spec.train
     epoch, first = divmod(progress.step, training.steps_an_epoch)
@@ -164,8 +162,8 @@ def _epoch(
         summed_loss += _step(training, batch, progress.step)
         num_trained += len(batch)
         progress = replace(progress, step=progress.step + 1)
-        is_last = step + 1 == training.steps_an_epoch
-        if checkpoints and train.checkpoint_every_steps and not is_last and not progress.step % train.checkpoint_every_steps:
+        is_due = train.checkpoint_every_steps and progress.step % train.checkpoint_every_steps == 0
+        if checkpoints and is_due and step + 1 < training.steps_an_epoch:
             checkpoints.save(training.model, training.optimizer, progress, train.keep_checkpoints)
     metrics = _validate(training)
     seconds = time.monotonic() - started

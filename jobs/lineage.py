@@ -7,13 +7,17 @@ revision of its code. Hence a folder is never out of date, and finding it is all
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.revision import code_revision
 from jobs.spec import RingSpec, sections
+from jobs.workloads import WORKLOADS
+
+LONGEST_VALUE = 40
+"""Characters of a value in a message about what changed."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,18 @@ class Made:
 
 
 def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
-    """Inputs of `prepared/`: the raw files, and how they are read, checked, split and fitted."""
+    """Inputs of `prepared/`: the raw files, and how they are read, checked, split and fitted.
+
+    Of the workload only what its rows need counts, so that a search over models shares the prepared rows.
+    """
     files = {path: raw_files(storage, path) for path in (spec.raw.events.path, spec.raw.items.path)}
-    listed = [[path, size, time] for path in files for path, size, time in files[path]]
-    return Inputs(_digest(listed), sections(spec, "raw", "prepare", "workload"), code_revision("jobs.prepare"))
+    workload = WORKLOADS[spec.workload.kind]
+    wanted = {
+        "events": [asdict(column) for column in workload.event_columns(spec.workload)],
+        "items": [asdict(column) for column in workload.item_columns(spec.workload)],
+        "steps": [step.settings() for step in workload.steps(spec.workload)],
+    }
+    return Inputs(_digest(files), {**sections(spec, "raw", "prepare"), **wanted}, code_revision("jobs.prepare"))
 
 
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
@@ -122,7 +134,12 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             change for key in keys for change in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
         ]
-    return [] if old == new else [f"{path} {json.dumps(old)} -> {json.dumps(new)}"]
+    return [] if old == new else [f"{path} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _digest(content: Any) -> str:

@@ -24,6 +24,7 @@ from cluster.command import run as run_command
 from cluster.errors import DataError, SpecError, nearest
 from cluster.lifecycle import connected
 from cluster.storage import Storage
+from jobs.dataset import as_table, each_file, map_blocks
 from jobs.features.columns import REASON, Column, check_rows, rename
 from jobs.features.split import SPLIT, SPLITS, SplitSpec, TrainRows, split_by_time
 from jobs.features.transform import Transform
@@ -131,14 +132,13 @@ def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
         DataError: there are no rows, or too many bad ones.
     """
 
-    def read_files(batch: pa.Table) -> Iterator[pa.Table]:
-        for path in batch.column("item").to_pylist():
-            for number, block in enumerate(read_blocks(storage, path, table.columns)):
-                yield _good_rows(storage, table, path, number, block)
+    def read(path: str) -> Iterator[pa.Table]:
+        for number, block in enumerate(read_blocks(storage, path, table.columns)):
+            yield _good_rows(storage, table, path, number, block)
 
+    print(f"prepare: reading {table.path}, {len(table.paths)} files", flush=True)
     storage.remove(table.quarantine)
-    files = ray.data.from_items(list(table.paths))
-    rows = files.map_batches(read_files, batch_size=1, batch_format="pyarrow", zero_copy_batch=True).materialize()
+    rows = each_file(table.paths, read).materialize()
     num_good = rows.count()
     num_bad, reasons = _quarantined(storage, table.quarantine)
     num_rows = num_good + num_bad
@@ -183,6 +183,7 @@ def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
 def _write(spec: RingSpec, storage: Storage, events: Dataset, items: Dataset, staged: str) -> dict[str, int]:
     """Clean, split, fit, transform and write; returns the rows of each split."""
     workload = WORKLOADS[spec.workload.kind]
+    print(f"prepare: splitting and transforming {events.count():,} rows", flush=True)
     split = _split(events, workload, spec.prepare.split).materialize()
     transform = _fitted(split, Transform(workload.steps(spec.workload)))
     reference = ray.put(transform)
@@ -191,12 +192,12 @@ def _write(spec: RingSpec, storage: Storage, events: Dataset, items: Dataset, st
         rows = ray.get(reference).apply(block)
         return pa.table({"split": SPLITS, "num_rows": [_write_split(storage, staged, rows, name) for name in SPLITS]})
 
-    counts = _map_blocks(split, write_block).take_all()
+    counts = map_blocks(split, write_block).take_all()
     num_rows = {name: sum(row["num_rows"] for row in counts if row["split"] == name) for name in SPLITS}
     if not all(num_rows.values()):
         raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
     train = read_train(storage, staged, workload.ties)
-    lookups = workload.lookups(spec.workload, transform, _collected(items), train)
+    lookups = workload.lookups(transform, as_table(items), train)
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
@@ -215,7 +216,7 @@ def _split(events: Dataset, workload: Workload, split: SplitSpec) -> Dataset:
     else:
         num_parts = max(1, -(-int(events.size_bytes()) // PARTITION_BYTES))
         parted = events.repartition(num_parts, keys=[split.within])
-    return _map_blocks(parted, clean_and_split)
+    return map_blocks(parted, clean_and_split)
 
 
 def _last_of_each(ordered: pa.Table, keys: tuple[str, ...]) -> pa.Table:
@@ -238,14 +239,6 @@ def _fitted(split: Dataset, transform: Transform) -> Transform:
 
     parts = ray.get([statistics.remote(block) for block in split.to_arrow_refs()])
     return transform.fitted(parts)
-
-
-def _map_blocks(rows: Dataset, function: Any) -> Dataset:
-    return rows.map_batches(function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-
-
-def _collected(rows: Dataset) -> pa.Table:
-    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
 
 
 def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> int:

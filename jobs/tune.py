@@ -6,13 +6,15 @@ Trials are drawn by Optuna's TPE (Bergstra et al., 2011) and the weak ones stopp
 Each runs the same `fit` as train, on one worker: the loss of a step does not depend on the layout.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray.tune
 from optuna.samplers import TPESampler
-from ray.tune import ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, ResultGrid, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -23,8 +25,8 @@ from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Made, prepared_folder, tune_inputs, why_new
-from jobs.search.plan import Plan, Trial, plan_folder, read_plan, write_plan
-from jobs.search.space import sampler
+from jobs.search.plan import Plan, Trial, plan_folder, read_plan, show_values, write_plan
+from jobs.search.space import sample
 from jobs.spec import RangeSpec, RingSpec
 from jobs.stage import main as stage_main
 
@@ -104,7 +106,7 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
             metric=metric,
             mode=mode,
             search_alg=OptunaSearch(
-                sampler(spec.tune.space), metric=metric, mode=mode, sampler=TPESampler(seed=spec.seed)
+                partial(sample, space=spec.tune.space), metric=metric, mode=mode, sampler=TPESampler(seed=spec.seed)
             ),
             scheduler=ASHAScheduler(time_attr=EPOCH, max_t=spec.tune.num_epochs, grace_period=1, reduction_factor=2),
             num_samples=spec.tune.num_trials,
@@ -112,13 +114,37 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
             reuse_actors=True,
         ),
         run_config=RunConfig(
-            name="search", storage_path=storage.path(scratch), storage_filesystem=storage.filesystem, verbose=1
+            name="search",
+            storage_path=storage.path(scratch),
+            storage_filesystem=storage.filesystem,
+            callbacks=[_Progress(spec.tune.num_trials, metric)],
+            verbose=0,
         ),
     )
     results = tuner.fit()
     plan = _plan(results, metric, mode)
     storage.remove(scratch)
     return plan
+
+
+class _Progress(Callback):
+    """A line a finished trial."""
+
+    def __init__(self, num_trials: int, metric: str):
+        self._num_trials, self._metric = num_trials, metric
+        self._num_done = 0
+        self._started = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial comes to its end or is stopped."""
+        self._num_done += 1
+        left_s = (time.monotonic() - self._started) / self._num_done * (self._num_trials - self._num_done)
+        result = trial.last_result
+        print(
+            f"trial {self._num_done}/{self._num_trials}  {show_values(trial.config)}  "
+            f"{self._metric} {result[self._metric]:.4f} after {result['num_epochs']} epochs  {left_s:.0f} s left",
+            flush=True,
+        )
 
 
 def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:

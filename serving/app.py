@@ -6,6 +6,7 @@
 """
 
 import json
+import logging
 import signal
 import socket
 import threading
@@ -54,24 +55,58 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
         ClusterError: the port is taken, or the application does not come up.
     """
     application = APPLICATIONS[spec.workload.kind].build(spec, storage)
-    if not serve.status().proxies:
-        _check_free(spec.serving.host, spec.serving.port)
+    if serve.status().proxies:
+        check_answers(_origin(spec))
+    else:
+        check_free(spec.serving.host, spec.serving.port)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(http_options=_http_options(spec), logging_config=quiet)
     try:
         serve.run(application, name=spec.name, route_prefix=f"/{spec.name}", logging_config=quiet)
-    except RuntimeError as error:
-        raise ClusterError(f"application '{spec.name}' did not start: {error}") from error
-    address = _address(spec)
-    _wait_until_reachable(address)
-    return address
+        _wait_until_reachable(_address(spec))
+    except BaseException as error:  # Ctrl-C too: what came up halfway is not left behind
+        reason = _last_words(spec.name) or str(error)
+        remove(spec.name)
+        stop_if_idle()
+        if isinstance(error, RuntimeError):
+            raise ClusterError(f"application '{spec.name}' did not start: {reason}") from error
+        raise
+    return _address(spec)
 
 
 def remove(name: str) -> None:
-    """Remove an application, and Serve itself where it was the last one."""
-    serve.delete(name)
+    """Remove an application once it has answered what it was asked."""
+    if name in serve.status().applications:
+        serve.delete(name)
+
+
+def stop_if_idle() -> None:
+    """Stop Serve itself where it has no application left; only then can it start on another port."""
     if not serve.status().applications:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise ClusterError if something listens on the port; Serve would share it, and lose half of the requests."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ClusterError(
+            f"port {port} of {host} cannot be used: {error.strerror}. Give another one: serving.port={port + 1}"
+        ) from None
+
+
+def check_answers(origin: str) -> None:
+    """Raise ClusterError unless the Serve that runs already is the one at `origin`."""
+    try:
+        ask(origin, Question("routes", "/-/routes"))
+    except OSError as error:
+        raise ClusterError(
+            f"this cluster serves already, but not at {origin} ({error}), and Serve keeps the host and port it started "
+            "with. Give those as serving.host and serving.port, or remove its applications first: serve shutdown"
+        ) from None
 
 
 def run(spec: RingSpec, storage: Storage) -> str:
@@ -87,10 +122,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.plan:
         print(_plan(spec, storage))
         return 0
-    with connected(), _stop_signals():
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    questions = APPLICATIONS[spec.workload.kind].questions(spec, storage)  # also finds a bad version, at once
+    with connected() as cluster, _stop_signals():
+        address = run(spec, storage)
         try:
-            address = run(spec, storage)
-            questions = APPLICATIONS[spec.workload.kind].questions(spec, storage)
             _show(spec, address, questions[1])
             if options.once:
                 _ask_all(address, questions)
@@ -98,6 +134,8 @@ def main(arguments: Sequence[str]) -> int:
                 _wait_for_stop()
         finally:
             remove(spec.name)
+            if not cluster.is_embedded:
+                stop_if_idle()
     return 0
 
 
@@ -120,21 +158,20 @@ def _http_options(spec: RingSpec) -> HTTPOptions:
     return HTTPOptions(host=spec.serving.host, port=spec.serving.port, request_timeout_s=REQUEST_TIMEOUT_S)
 
 
-def _address(spec: RingSpec) -> str:
+def _origin(spec: RingSpec) -> str:
     host = "127.0.0.1" if spec.serving.host == "0.0.0.0" else spec.serving.host
-    return f"http://{host}:{spec.serving.port}/{spec.name}"
+    return f"http://{host}:{spec.serving.port}"
 
 
-def _check_free(host: str, port: int) -> None:
-    """Serve itself would share a taken port silently, and half of the requests would go elsewhere."""
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ClusterError(
-            f"port {port} of {host} cannot be used: {error.strerror}. Give another one: serving.port={port + 1}"
-        ) from None
+def _address(spec: RingSpec) -> str:
+    return f"{_origin(spec)}/{spec.name}"
+
+
+def _last_words(name: str) -> str:
+    """What Serve says of the application's replicas."""
+    application = serve.status().applications.get(name)
+    deployments = application.deployments.values() if application else ()
+    return "\n".join(deployment.message for deployment in deployments)
 
 
 def _wait_until_reachable(address: str) -> None:
@@ -147,10 +184,7 @@ def _wait_until_reachable(address: str) -> None:
         except OSError:
             pass
         time.sleep(0.1)
-    raise ClusterError(
-        f"the application runs but {address}/health does not answer within {REACHABLE_WITHIN_S:g} s. "
-        "Where this cluster serves already, it keeps its first host and port: give those as serving.host and .port"
-    )
+    raise ClusterError(f"'{address}' does not answer within {REACHABLE_WITHIN_S:g} s though the application runs")
 
 
 def _show(spec: RingSpec, address: str, example: Question) -> None:

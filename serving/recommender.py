@@ -37,8 +37,8 @@ def _as_text(given: Any) -> Any:
 
 Id = Annotated[
     str,
-    BeforeValidator(_as_text, json_schema_input_type=str | int),
     StringConstraints(strip_whitespace=True, min_length=1, max_length=256),
+    BeforeValidator(_as_text, json_schema_input_type=str | int),
 ]
 
 

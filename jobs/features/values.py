@@ -23,12 +23,14 @@ _TOO_LARGE = 1e18
 
 
 def plain(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, dictionaries decoded, text trimmed and null where empty."""
+    """A column in one piece, dictionaries decoded, text trimmed and null where empty, moments in UTC."""
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_text(array.type):
         return _trimmed(array.cast(pa.string()))
+    if pa.types.is_timestamp(array.type):
+        return array.cast(pa.timestamp(array.type.unit))
     if _is_binary(array.type):
         array = array.cast(pa.binary())
         return pc.if_else(pc.equal(pc.binary_length(array), 0), pa.scalar(None, pa.binary()), array)
@@ -129,13 +131,11 @@ def _seconds(given: pa.Array) -> pa.Array:
     if pa.types.is_date(given.type):
         return given.cast(pa.timestamp("s")).cast(pa.int64())
     if pa.types.is_timestamp(given.type):
-        utc = given.cast(pa.timestamp(given.type.unit))
-        return pc.floor_temporal(utc, unit="second").cast(pa.timestamp("s")).cast(pa.int64())
+        return pc.floor_temporal(given, unit="second").cast(pa.timestamp("s")).cast(pa.int64())
+    if pa.types.is_integer(given.type):
+        return _seconds_of_text(given.cast(pa.string()))  # a float would round what is nearly too large
     numbers = pc.floor(_numbers(given))
-    numbers = pc.if_else(pc.less(pc.abs(numbers), _TOO_LARGE), numbers, pa.scalar(None, pa.float64()))
-    if not pa.types.is_integer(given.type):
-        return numbers.cast(pa.int64(), safe=False)
-    return pc.if_else(pc.is_valid(numbers), given, pa.scalar(None, given.type)).cast(pa.int64())
+    return pc.if_else(pc.less(pc.abs(numbers), _TOO_LARGE), numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
 
 
 def _seconds_of_text(text: pa.Array) -> pa.Array:

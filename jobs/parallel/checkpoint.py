@@ -3,6 +3,7 @@
     checkpoints/<name>/<key>/step-00000480/     weights, optimizer and progress; one file a rank
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -20,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from cluster.storage import Storage
@@ -80,7 +81,8 @@ class Checkpoints:
     def load_weights(self, step: int, model: nn.Module) -> None:
         """Put a step's weights alone into a model, in one process."""
         state = {"model": get_model_state_dict(model)}
-        with self.storage.as_local(self._at(step)) as local:
+        with self.storage.as_local(self._at(step)) as local, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is wanted
             load(state, checkpoint_id=str(local), no_dist=True)
         set_model_state_dict(model, state["model"])
 

@@ -38,8 +38,13 @@ class Plan:
 
     def line(self) -> str:
         """The plan in a line."""
-        shown = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in self.values.items())
-        return f"{shown} ({self.metric} {self.best:.4f}, best of {len(self.trials)} trials)"
+        return f"{show_values(self.values)} ({self.metric} {self.best:.4f}, best of {len(self.trials)} trials)"
+
+
+def show_values(values: Mapping[str, Any]) -> str:
+    """Values as the overrides that give them, rounded."""
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
 def plan_folder(name: str, key: str) -> str:

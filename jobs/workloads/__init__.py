@@ -40,9 +40,7 @@ class Workload(Protocol):
     def steps(self, spec: WorkloadSpec, /) -> tuple[Step, ...]:
         """The steps to fit on the training events."""
 
-    def lookups(
-        self, spec: WorkloadSpec, transform: Transform, items: pa.Table, train: TrainRows, /
-    ) -> dict[str, pa.Table]:
+    def lookups(self, transform: Transform, items: pa.Table, train: TrainRows, /) -> dict[str, pa.Table]:
         """The tables that the model and serving look things up in; `train` is transformed."""
 
     def build(self, spec: WorkloadSpec, transform: Transform, /) -> nn.Module:

@@ -29,6 +29,7 @@ USERS_AT_ONCE = 256
 """Ranked together, so that their scores of a large catalogue fit in memory."""
 
 metrics: Sequence[str] = ("ndcg_at_10", "hit_rate_at_10", "rmse")
+lower_is_better = frozenset({"rmse"})
 time = "timestamp"
 ties: tuple[str, ...] = ("user_id", "item_id")
 
@@ -83,7 +84,7 @@ def steps(spec: RecommenderSpec) -> tuple[Step, ...]:
     return Vocabulary("user_id", "user"), Vocabulary("item_id", "item")
 
 
-def lookups(spec: RecommenderSpec, transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
+def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
     """`items`: id, title and genres by item index, from 1 on; `history`: user, item, rating of the training rows."""
     known = pa.table({"item_id": _vocabulary(transform, "item").values})
     found = pc.index_in(known.column("item_id"), items.column("item_id").combine_chunks())

@@ -218,7 +218,9 @@ def test_openapi_tells_of_ids_bounds_and_problems(send: Send) -> None:
 def test_build_refuses_an_unknown_version(published: Any) -> None:
     serving = published.spec.serving.model_copy(update={"version": "champoin"})
     spec = published.spec.model_copy(update={"serving": serving})
-    with pytest.raises(RegistryError, match="'champoin' is no version or alias of 'recommender'. Did you mean 'champ"):
+    with pytest.raises(
+        RegistryError, match=r"'champoin' is no version or alias of 'recommender'\. Did you mean 'champ"
+    ):
         build(spec, published.storage)
 
 

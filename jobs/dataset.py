@@ -1,0 +1,41 @@
+"""Ray Data the way the stages use it: whole Arrow blocks, and bars instead of log lines."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Dataset
+
+
+def each_file(paths: Sequence[str], read: Callable[[str], Iterator[pa.Table]]) -> Dataset:
+    """What `read` yields of every path; one task a file, streaming."""
+
+    def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
+        for path in batch.column("item").to_pylist():
+            yield from read(path)
+
+    _show_progress_only()
+    files = ray.data.from_items(list(paths))
+    return files.map_batches(read_batch, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def map_blocks(rows: Dataset, function: Callable[[pa.Table], pa.Table]) -> Dataset:
+    """`function` of every block as it lies, without cutting it into batches."""
+    return rows.map_batches(function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def as_table(rows: Dataset) -> pa.Table:
+    """All rows in this process."""
+    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
+
+
+def _show_progress_only() -> None:
+    """Progress bars on a terminal, none elsewhere; Ray Data's log lines stay in its log file."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.print_on_execution_start = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+            handler.setLevel(logging.ERROR)

@@ -1,0 +1,228 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import StorageError
+from cluster.storage import MANIFEST, Storage, sha256
+
+NUM_FILES = 20
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "ring"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source" / "below"
+    folder.mkdir(parents=True)
+    for number in range(NUM_FILES):
+        (folder / f"{number}.bin").write_bytes(os.urandom(20_000))
+    return folder.parent
+
+
+def start(code: str, *arguments: object) -> "subprocess.Popen[bytes]":
+    """A real process with `storage` made of its first argument and the others in `given`."""
+    prepare = "import sys, time; from pathlib import Path; from cluster.storage import Storage\n"
+    prepare += "storage, given = Storage(sys.argv[1]), sys.argv[2:]\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", prepare + code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def visible(storage: Storage, folder: str) -> list[str]:
+    return [str(info.path).removeprefix(storage.path(folder)) for info in storage.files(folder)]
+
+
+def assert_whole(storage: Storage, folder: str) -> None:
+    checksums = storage.manifest(folder)["files"]
+    assert len(checksums) == NUM_FILES
+    assert all(sha256(Path(storage.path(f"{folder}/{name}"))) == digest for name, digest in checksums.items())
+
+
+def test_a_published_folder_has_every_file_and_its_checksum(storage: Storage, source: Path) -> None:
+    storage.publish(source, "prepared/a", {"rows": 3})
+    assert storage.folders("prepared") == ["a"]
+    assert storage.manifest("prepared/a")["rows"] == 3
+    assert_whole(storage, "prepared/a")
+
+
+def test_a_half_filled_folder_is_neither_published_nor_listed(storage: Storage) -> None:
+    staged = storage.stage("prepared/a")
+    storage.write(f"{staged}/part-0", b"x")
+    assert storage.folders("prepared") == []
+    assert visible(storage, "prepared") == []
+    assert not storage.is_published("prepared/a")
+    assert not storage.is_published(staged)
+    storage.commit(staged, "prepared/a", {})
+    assert storage.folders("prepared") == ["a"]
+    assert visible(storage, "prepared") == ["/a/manifest.json", "/a/part-0"]
+
+
+def test_a_folder_without_a_manifest_is_not_published(storage: Storage) -> None:
+    storage.write("models/m/v1/weights", b"x")
+    assert storage.folders("models/m") == []
+    assert not storage.is_published("models/m/v1")
+
+
+def test_kill_9_between_staging_and_commit_leaves_nothing_visible(storage: Storage) -> None:
+    child = start(
+        "staged = storage.stage('models/m/v1'); storage.write(staged + '/weights', b'x')\n"
+        "storage.write(staged + '/manifest.json', b'{}'); print('staged', flush=True); time.sleep(60)",
+        storage.uri,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"staged\n"
+    child.kill()
+    child.wait()
+    assert storage.folders("models/m") == []
+    assert visible(storage, "models") == []
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.11, 0.23])
+def test_kill_9_at_any_moment_of_publishing_leaves_only_whole_folders(
+    storage: Storage, source: Path, delay_s: float
+) -> None:
+    child = start(
+        "print('go', flush=True)\nfor n in range(10_000): storage.publish(Path(given[0]), f'models/m/v{n}', {})",
+        storage.uri,
+        source,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(delay_s)
+    child.kill()
+    child.wait()
+    for version in storage.folders("models/m"):
+        assert_whole(storage, f"models/m/{version}")
+
+
+def test_of_many_publishers_of_one_folder_all_succeed_and_it_is_whole(storage: Storage, source: Path) -> None:
+    children = [start("storage.publish(Path(given[0]), 'prepared/a', {})", storage.uri, source) for _ in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    assert storage.folders("prepared") == ["a"]
+    assert_whole(storage, "prepared/a")
+    assert os.listdir(storage.path("prepared")) == ["a"]
+
+
+def test_of_many_creators_of_one_file_exactly_one_wins(storage: Storage, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    children = [
+        start(
+            f"while not Path(given[0]).exists(): pass\nstorage.create('feedback/batch', b'{number}')",
+            storage.uri,
+            gate,
+        )
+        for number in range(6)
+    ]
+    time.sleep(1.0)  # so that they wait at the gate together; the outcome does not hang on it
+    gate.touch()
+    ended = [(child.wait(), child.communicate()[1]) for child in children]
+    winners = [number for number, (code, _) in enumerate(ended) if code == 0]
+    assert len(winners) == 1
+    assert all(b"FileExistsError" in error for code, error in ended if code)
+    assert storage.read("feedback/batch") == str(winners[0]).encode()
+    assert os.listdir(storage.path("feedback")) == ["batch"]
+
+
+def test_a_reader_sees_a_rewritten_file_whole_at_any_moment(storage: Storage) -> None:
+    storage.write("plans/best", b"a" * 100_000)
+    child = start(
+        "while True:\n for letter in (b'b', b'a'): storage.write('plans/best', letter * 100_000)", storage.uri
+    )
+    try:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            assert storage.read("plans/best") in (b"a" * 100_000, b"b" * 100_000)
+    finally:
+        child.kill()
+        child.wait()
+    assert visible(storage, "plans") == ["/best"]
+
+
+def test_removing_a_folder_takes_its_manifest_first(storage: Storage, source: Path) -> None:
+    storage.publish(source, "prepared/a", {})
+    storage.remove("prepared/a")
+    assert storage.folders("prepared") == []
+    assert not storage.exists("prepared/a")
+    storage.remove("prepared/a")
+
+
+def test_a_file_that_is_not_there_cannot_be_read(storage: Storage) -> None:
+    assert not storage.exists("raw/a")
+    assert storage.files("raw") == []
+    assert storage.folders("raw") == []
+    with pytest.raises(FileNotFoundError):
+        storage.read("raw/a")
+
+
+def test_folders_travel_to_and_from_local_ones(storage: Storage, source: Path, tmp_path: Path) -> None:
+    storage.upload(source, "raw/a")
+    storage.download("raw/a", tmp_path / "back")
+    assert (tmp_path / "back/below/3.bin").read_bytes() == (source / "below/3.bin").read_bytes()
+    with storage.as_local("raw/a") as folder:
+        assert folder == Path(storage.path("raw/a"))
+
+
+@pytest.mark.parametrize("name", ["with space", "ünïcode", "per%20cent", "q?m=1#x"])
+def test_any_local_path_can_be_a_storage(tmp_path: Path, name: str) -> None:
+    storage = Storage(str(tmp_path / name))
+    storage.check_writable()
+    storage.write("raw/a", b"x")
+    assert (tmp_path / name / "raw/a").read_bytes() == b"x"
+
+
+def test_a_tilde_and_a_file_uri_are_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Storage("~/ring").path("raw") == f"{tmp_path}/ring/raw"
+    assert Storage(f"file://{tmp_path}/ring/").path("raw") == f"{tmp_path}/ring/raw"
+
+
+def test_checking_leaves_nothing_behind(storage: Storage) -> None:
+    storage.check_writable()
+    assert os.listdir(storage.path("")) == []
+
+
+def test_a_storage_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for uri in (str(tmp_path / "file" / "ring"), "/proc/ring"):
+        with pytest.raises(StorageError) as caught:
+            Storage(uri).check_writable()
+        assert f"storage '{uri}' cannot be written" in str(caught.value)
+        assert "storage=PATH_OR_URI" in str(caught.value)
+
+
+def test_an_unknown_kind_of_storage_is_refused() -> None:
+    with pytest.raises(StorageError, match="storage 'ftp://x/y': kind 'ftp' is unknown; give a path or s3://"):
+        Storage("ftp://x/y").check_writable()
+
+
+def test_it_pickles_as_its_uri_alone(storage: Storage) -> None:
+    storage.check_writable()  # so that the filesystem is built
+    state: Any = storage.__reduce_ex__(2)
+    assert state[2] == {"uri": storage.uri}
+    copy = pickle.loads(pickle.dumps(storage))
+    assert copy == storage
+    copy.check_writable()
+
+
+def test_the_manifest_has_one_name() -> None:
+    assert MANIFEST == "manifest.json"
+
+
+def test_a_writer_that_is_interrupted_leaves_the_old_file(storage: Storage) -> None:
+    storage.write("plans/best", b"old")
+    child = start("while True: storage.write('plans/other', b'x' * 1_000_000)", storage.uri)
+    time.sleep(1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert storage.read("plans/best") == b"old"
+    assert set(visible(storage, "plans")) <= {"/best", "/other"}

@@ -1,0 +1,56 @@
+"""The suite's one Ray cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.head import Head, start_head, stop_head
+from cluster.lifecycle import Cluster, connected
+from cluster.processes import dying_with_parent
+
+NUM_CPUS = 6  # logical: layouts of four workers run on a machine with fewer
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One local cluster for the whole run, which stages called from a test and processes it starts find.
+
+    It has its own token, ports and folders, so it cannot meet a cluster of the user's. Connecting once for all
+    tests keeps its workers warm: they belong to a connection.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.delenv("RAY_AUTH_TOKEN", raising=False)
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
+        head = _start_with_one_retry()
+        try:
+            patch.setenv("RAY_ADDRESS", head.address)
+            with connected() as joined:
+                yield joined
+        finally:
+            stop_head(head)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder and no cluster in the environment, for tests that start processes of their own."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def _start_with_one_retry() -> Head:
+    try:
+        return start_head(NUM_CPUS, _ignore, dying_with_parent())
+    except ClusterError as error:
+        # Ray's own time-outs are short for a machine under load, and cannot be set.
+        print(f"first try failed: {error}")
+        return start_head(NUM_CPUS, _ignore, dying_with_parent())
+
+
+def _ignore(waited_s: float) -> None:
+    """Tests show no progress."""

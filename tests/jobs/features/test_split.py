@@ -1,0 +1,122 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from jobs.features.split import SplitSpec, TrainRows, split_by_time
+
+TIES = ("user", "item")
+
+
+def events(seed: int, num_rows: int = 500, num_users: int = 12) -> pa.Table:
+    """Random rows, many of the same moment; users of one row up to dozens."""
+    draw = np.random.default_rng(seed)
+    users = draw.zipf(1.5, num_rows) % num_users
+    return pa.table(
+        {
+            "user": [f"u{user}" for user in users],
+            "item": [f"i{item}" for item in range(num_rows)],
+            "time": draw.integers(0, 60, num_rows),
+        }
+    )
+
+
+def split(table: pa.Table, valid: float = 0.1, test: float = 0.1, within: str | None = "user") -> pa.Table:
+    return split_by_time(table, SplitSpec(valid=valid, test=test, within=within), "time", TIES)
+
+
+def by_user(table: pa.Table, within: str | None) -> dict[str, list[dict[str, object]]]:
+    groups: dict[str, list[dict[str, object]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(str(row[within]) if within else "all", []).append(row)
+    return groups
+
+
+@pytest.mark.parametrize("within", ["user", None])
+@pytest.mark.parametrize("seed", range(5))
+def test_training_never_sees_a_later_row_than_validation_nor_that_than_the_test(seed: int, within: str | None) -> None:
+    for rows in by_user(split(events(seed), within=within), within).values():
+        times = {name: [row["time"] for row in rows if row["split"] == name] for name in ("train", "valid", "test")}
+        assert max(times["train"]) <= min(times["valid"], default=10**9)
+        assert max(times["valid"], default=-1) <= min(times["test"], default=10**9)
+        assert max(times["train"]) <= min(times["test"], default=10**9)
+
+
+@pytest.mark.parametrize("within", ["user", None])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_row_is_lost_or_repeated(seed: int, within: str | None) -> None:
+    table = events(seed)
+    after = split(table, within=within).drop_columns(["split"])
+    assert sorted(map(str, after.to_pylist())) == sorted(map(str, table.to_pylist()))
+
+
+@pytest.mark.parametrize("within", ["user", None])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_input_does_not_matter(seed: int, within: str | None) -> None:
+    table = events(seed)
+    shuffled = table.take(np.random.default_rng(seed + 100).permutation(table.num_rows))
+    assert split(shuffled, within=within) == split(table, within=within)
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.1, 0.1), (0.2, 0.05), (0.3, 0.3)])
+@pytest.mark.parametrize("within", ["user", None])
+def test_each_part_gets_its_share_to_within_one_row(valid: float, test: float, within: str | None) -> None:
+    for rows in by_user(split(events(3), valid, test, within), within).values():
+        names = [row["split"] for row in rows]
+        assert abs(names.count("test") - test * len(rows)) <= 1
+        assert abs(names.count("valid") - valid * len(rows)) <= 1
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.1, 0.1), (0.3, 0.3), (0.45, 0.45), (0.05, 0.94)])
+def test_every_user_is_seen_in_training_however_few_rows_it_has(valid: float, test: float) -> None:
+    for num_rows in range(1, 12):
+        table = pa.table({"user": ["u"] * num_rows, "item": [*map(str, range(num_rows))], "time": [*range(num_rows)]})
+        assert split(table, valid, test).column("split")[0].as_py() == "train"
+
+
+def test_the_shares_of_ten_rows_are_eight_one_one() -> None:
+    table = pa.table({"user": ["u"] * 10, "item": [*"abcdefghij"], "time": [*range(10, 0, -1)]})
+    after = split(table)
+    assert after.column("time").to_pylist() == [*range(1, 11)]
+    assert after.column("split").to_pylist() == ["train"] * 8 + ["valid", "test"]
+
+
+def test_without_a_key_one_moment_parts_the_rows_of_all_users() -> None:
+    table = pa.table({"user": [*"ababababab"], "item": [*map(str, range(10))], "time": [*range(10)]})
+    after = split(table, within=None)
+    assert dict(zip(after.column("time").to_pylist(), after.column("split").to_pylist(), strict=True))[9] == "test"
+    assert {row["user"] for row in after.to_pylist() if row["split"] != "train"} == {"a", "b"}
+
+
+@pytest.mark.parametrize("within", ["user", None])
+def test_a_table_without_rows_stays_one(within: str | None) -> None:
+    after = split(events(0).slice(0, 0), within=within)
+    assert after.num_rows == 0
+    assert after.schema.field("split").type == pa.string()
+
+
+def test_train_rows_refuse_rows_of_another_split() -> None:
+    after = split(events(0))
+    for name in ("valid", "test"):
+        foreign = after.filter(pa.compute.equal(after.column("split"), name))
+        with pytest.raises(ValueError, match=f"fit takes training rows only, these hold \\['{name}'\\]"):
+            TrainRows(foreign)
+    with pytest.raises(ValueError, match="training rows only"):
+        TrainRows(after)
+
+
+def test_train_rows_refuse_rows_of_no_known_split() -> None:
+    with pytest.raises(ValueError, match="None"):
+        TrainRows(pa.table({"split": pa.array(["train", None])}))
+
+
+def test_train_rows_of_a_table_are_its_training_rows() -> None:
+    after = split(events(0))
+    expected = [row for row in after.to_pylist() if row["split"] == "train"]
+    assert TrainRows.of(after).table.to_pylist() == expected
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.5, 0.5), (0.9, 0.2)])
+def test_shares_that_leave_no_training_rows_are_refused(valid: float, test: float) -> None:
+    with pytest.raises(ValidationError, match="leaves nothing to train on; keep it below 1"):
+        SplitSpec(valid=valid, test=test)

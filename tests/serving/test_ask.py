@@ -1,0 +1,60 @@
+import json
+import shlex
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from serving.ask import Question, ask
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers a POST with its own body, and a GET with 404."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self._answer(200, body if self.headers["content-type"] == "application/json" else b"{}")
+
+    def do_GET(self) -> None:
+        self._answer(404, b"not here")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Echo) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_body_is_posted_as_json(address: str) -> None:
+    assert ask(address, Question("", "/x", {"user_id": "é'"})) == (200, {"user_id": "é'"})
+
+
+def test_a_refusal_is_an_answer_too(address: str) -> None:
+    assert ask(address, Question("", "/x")) == (404, "not here")
+
+
+def test_nobody_there_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="refused"):
+        ask("http://127.0.0.1:1", Question("", "/x"))
+
+
+def test_the_curl_line_survives_a_shell() -> None:
+    body = {"user_id": "it's"}
+    words = shlex.split(Question("", "/recommend", body).curl("http://host"))
+    assert words[:2] == ["curl", "http://host/recommend"]
+    assert json.loads(words[-1]) == body
+    assert Question("", "/health").curl("http://host") == "curl http://host/health"
