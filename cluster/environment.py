@@ -98,18 +98,18 @@ def ensure_token() -> None:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = token_path()
+    if path.exists():
+        _close_to_others(path)
+        return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        _close_to_others(path)
     except OSError as error:
         raise ClusterError(
             f"the cluster's token cannot be written to '{path}': {error}. Give a path in RAY_AUTH_TOKEN_PATH"
         ) from None
-    else:
-        with open(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(32))
+    with open(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(32))
 
 
 def _close_to_others(path: Path) -> None:

@@ -49,7 +49,15 @@ def start_head(
     ensure_token()
     scratch = make_scratch()
     gcs, dashboard, agent, client = free_ports(6379, 8265, 52365, 10001)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={scratch}"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--temp-dir={_ray_folder(scratch)}",
+    ]
     command += [f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
     command += ["--min-worker-port=0", "--max-worker-port=0"]  # any free one: a fixed range collides between clusters
@@ -120,6 +128,10 @@ def _note() -> Path:
     return Path.home() / ".rayline" / "cluster.json"
 
 
+def _ray_folder(scratch: Path) -> Path:
+    return scratch / "ray"  # one below: Ray opens the folder it is given to every user
+
+
 def _mark(scratch: Path) -> str:
     return f"RAYLINE_CLUSTER={scratch}"
 
@@ -134,7 +146,7 @@ def _environment(num_cpus: int, scratch: Path) -> dict[str, str]:
 
 def _await_address(started: "subprocess.Popen[bytes]", scratch: Path, report: Callable[[float], None]) -> str:
     begin = time.monotonic()
-    ready = scratch / "ray_current_cluster"  # `ray start` writes it last
+    ready = _ray_folder(scratch) / "ray_current_cluster"  # `ray start` writes it last
     while not ready.exists():
         waited_s = time.monotonic() - begin
         if started.poll() is not None or waited_s > START_TIMEOUT_S:
@@ -146,7 +158,10 @@ def _await_address(started: "subprocess.Popen[bytes]", scratch: Path, report: Ca
 
 def _diagnosis(scratch: Path, code: int | None, waited_s: float) -> str:
     what = f"`ray start` ended with {code}" if code is not None else "it was not ready"
-    logs = [scratch / "start.log", *(scratch / "session_latest" / "logs" / name for name in LOGS_OF_A_FAILED_START)]
+    logs = [
+        scratch / "start.log",
+        *(_ray_folder(scratch) / "session_latest/logs" / name for name in LOGS_OF_A_FAILED_START),
+    ]
     tails = [f"--- {path}\n{_tail(path)}" for path in logs if path.is_file() and path.stat().st_size]
     return (
         f"the cluster did not start: {what} after {waited_s:.0f} s. A machine under heavy load may need a second try; "

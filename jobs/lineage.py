@@ -60,7 +60,12 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 
     Of the workload only what its rows need counts, so that a search over models shares the prepared rows.
     """
-    files = {path: raw_files(storage, path) for path in (spec.raw.events.path, spec.raw.items.path)}
+    root = storage.path("")
+    files = [
+        (path.removeprefix(root), size, time)
+        for source in (spec.raw.events.path, spec.raw.items.path)
+        for path, size, time in raw_files(storage, source)
+    ]
     workload = WORKLOADS[spec.workload.kind]
     wanted = {
         "events": [asdict(column) for column in workload.event_columns(spec.workload)],
@@ -134,6 +139,8 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             change for key in keys for change in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
         ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return _differences(dict(enumerate(old)), dict(enumerate(new)), path)
     return [] if old == new else [f"{path} {_short(old)} -> {_short(new)}"]
 
 

@@ -1,12 +1,15 @@
 """Raw files as Arrow tables: CSV, JSON lines or Parquet, told apart by their names, any mix in one folder.
 
-A row that a format's parser cannot read comes out too, with the reason: nothing vanishes here.
+A row that a format's parser cannot read comes out too, with the reason: nothing vanishes here. So in text a line is
+a row, and a quoted value ends on its line: one quote left open would otherwise swallow all lines up to the next.
 """
 
-import io
+import codecs
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,8 +21,13 @@ from cluster.storage import Storage
 from jobs.features.columns import Column, check_header
 
 BLOCK_BYTES = 16 * 1024 * 1024
-JSON_LINES_AT_ONCE = 50_000
+HEADER_BYTES = 1024 * 1024
+"""How much of a text file is read for its columns."""
 HEADERS_AT_ONCE = 16
+
+_FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
+_CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")
+"""A CSV line without an open quote; as in Arrow, a quote counts only where a field begins."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Colu
     """Raise DataError unless each file has the required columns; reads the beginning of each only."""
 
     def check(path: str) -> None:
-        check_header(_reader(path).header(storage, path), columns, f"'{path}'")
+        with _explained(path):
+            header = _reader(path).header(storage, path)
+        check_header(header, columns, f"'{path}'")
 
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         list(pool.map(check, paths))
@@ -48,17 +58,14 @@ def read_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Itera
     Raises:
         DataError: the file as a whole cannot be read.
     """
-    wanted = [column.in_files for column in columns]
-    try:
-        yield from _reader(path).blocks(storage, path, wanted)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"raw file '{path}' cannot be read: {error}") from None
+    with _explained(path):
+        yield from _reader(path).blocks(storage, path, columns)
 
 
 @dataclass(frozen=True)
 class _Reader:
     header: Callable[[Storage, str], list[str]]
-    blocks: Callable[[Storage, str, Sequence[str]], Iterator[RawBlock]]
+    blocks: Callable[[Storage, str, Sequence[Column]], Iterator[RawBlock]]
 
 
 def _reader(path: str) -> _Reader:
@@ -69,136 +76,163 @@ def _reader(path: str) -> _Reader:
     raise DataError(f"raw file '{path}' is of no known format; its name must end in one of {known}")
 
 
-def _csv_header(storage: Storage, path: str) -> list[str]:
-    with storage.filesystem.open_input_stream(path) as stream:
-        first = io.BytesIO(_first_line(stream))
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
     try:
-        return list(pa.csv.read_csv(first).column_names)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"raw file '{path}' has no CSV header: {error}") from None
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"raw file '{path}' cannot be read: {error}. Mend it, or take it out of the folder") from None
 
 
-def _first_line(stream: pa.NativeFile) -> bytes:
-    head = b""
-    while b"\n" not in head and (more := stream.read(64 * 1024)):
-        head += more
-    return head.split(b"\n", 1)[0] + b"\n"
+def _line_blocks(storage: Storage, path: str, block_bytes: int) -> Iterator[list[bytes]]:
+    """The lines that are not blank, about `block_bytes` of them at a time."""
+    compression = "gzip" if path.lower().endswith(".gz") else None
+    with storage.filesystem.open_input_stream(path, compression=compression) as stream:
+        rest = stream.read(block_bytes).removeprefix(codecs.BOM_UTF8)
+        while rest:
+            more = stream.read(block_bytes)
+            end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 if more else len(rest)
+            lines = [line for line in rest[:end].splitlines() if line.strip()]
+            if lines:
+                yield lines
+            rest = rest[end:] + more
 
 
-def _csv_blocks(storage: Storage, path: str, wanted: Sequence[str]) -> Iterator[RawBlock]:
-    unreadable: list[tuple[str, str]] = []
+def _csv_header(storage: Storage, path: str) -> list[str]:
+    lines = next(_line_blocks(storage, path, HEADER_BYTES), None)
+    return _names(path, lines[0] if lines else b"")
+
+
+def _names(path: str, line: bytes) -> list[str]:
+    fault = _fault(line) if line else "is empty"
+    if fault:
+        raise DataError(f"raw file '{path}' has no CSV header, its first line {fault}; give it one, in UTF-8")
+    return list(pa.csv.read_csv(pa.BufferReader(line + b"\n")).column_names)
+
+
+def _csv_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    header: list[str] = []
+    for lines in _line_blocks(storage, path, BLOCK_BYTES):
+        first_row = 0 if header else 1
+        header = header or _names(path, lines[0])
+        yield _csv_block(lines[first_row:], header, columns)
+
+
+def _csv_block(lines: Sequence[bytes], header: list[str], columns: Sequence[Column]) -> RawBlock:
+    faults = [_fault(line) for line in lines]
+    unreadable = [(_shown(line), f"line {fault}") for line, fault in zip(lines, faults, strict=True) if fault]
 
     def set_aside(row: pa.csv.InvalidRow) -> str:
-        reason = f"row has {row.actual_columns} fields, the header {row.expected_columns}"
-        unreadable.extend((line, reason) for line in row.text.splitlines())  # an open quote swallows whole lines
+        unreadable.append((row.text, f"row has {row.actual_columns} fields, the header {row.expected_columns}"))
         return "skip"
 
-    header = _csv_header(storage, path)
-    included = [name for name in wanted if name in header]
-    with storage.filesystem.open_input_stream(path) as stream:
-        reader = pa.csv.open_csv(
-            stream,
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            parse_options=pa.csv.ParseOptions(invalid_row_handler=set_aside),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(included, pa.string()),
-                include_columns=included,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-                null_values=[""],
-                check_utf8=False,  # one foreign byte is one bad row, not a bad file
-            ),
-        )
-        for batch in reader:
-            rows, foreign = _split_foreign(pa.Table.from_batches([batch]))
-            yield RawBlock(rows, (*unreadable, *foreign))
-            unreadable.clear()
-    if unreadable:
-        yield RawBlock(_no_rows(included), tuple(unreadable))
+    content = b"\n".join(line for line, fault in zip(lines, faults, strict=True) if not fault)
+    included = [column.in_files for column in columns if column.in_files in header]
+    if not content:
+        return RawBlock(pa.table({name: pa.array([], pa.string()) for name in included}), tuple(unreadable))
+    rows = pa.csv.read_csv(
+        pa.BufferReader(content),
+        read_options=pa.csv.ReadOptions(column_names=header, block_size=len(content), use_threads=False),
+        parse_options=pa.csv.ParseOptions(invalid_row_handler=set_aside),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(included, pa.string()),
+            include_columns=included,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+    return RawBlock(rows, tuple(unreadable))
 
 
-def _split_foreign(rows: pa.Table) -> tuple[pa.Table, list[tuple[str, str]]]:
-    """Set rows with a value that is no UTF-8 apart."""
+def _fault(line: bytes) -> str | None:
+    """Why a line of CSV cannot be parsed on its own."""
+    if b'"' in line and not _CLOSED.fullmatch(line):
+        return "leaves a quote open"
+    return None if line.isascii() or _is_utf8(line) else "is no UTF-8"
+
+
+def _is_utf8(line: bytes) -> bool:
     try:
-        rows.validate(full=True)
-        return rows, []
-    except pa.ArrowInvalid:
-        values = [column.cast(pa.binary()).to_pylist() for column in rows.columns]
-    texts = [",".join((value or b"").decode("utf-8", "backslashreplace") for value in row) for row in zip(*values, strict=True)]
-    good = [all(_is_utf8(value) for value in row) for row in zip(*values, strict=True)]
-    foreign = [(text, "row is no UTF-8") for text, fine in zip(texts, good, strict=True) if not fine]
-    return rows.filter(pa.array(good)), foreign
-
-
-def _is_utf8(value: bytes | None) -> bool:
-    try:
-        return value is None or value.decode("utf-8") is not None
+        line.decode()
     except UnicodeDecodeError:
         return False
+    return True
+
+
+def _shown(line: bytes) -> str:
+    return line.decode(errors="backslashreplace")
 
 
 def _json_header(storage: Storage, path: str) -> list[str]:
-    """Every name of the first readable lines: a line may leave out what it does not know."""
-    block = next(_json_blocks(storage, path, ()), None)
-    return block.rows.column_names if block else []
+    """Every name of the first lines: a line may leave out what it does not know."""
+    names: dict[str, None] = {}
+    for line in next(_line_blocks(storage, path, HEADER_BYTES), []):
+        with suppress(ValueError):
+            names |= dict.fromkeys(_json_object(line))
+    return list(names)
 
 
-def _json_blocks(storage: Storage, path: str, wanted: Sequence[str]) -> Iterator[RawBlock]:
-    with storage.filesystem.open_input_stream(path) as stream:
-        lines: list[bytes] = []
-        for line in io.BufferedReader(stream):
-            if line.strip():
-                lines.append(line)
-            if len(lines) == JSON_LINES_AT_ONCE:
-                yield _json_block(lines, wanted)
-                lines = []
-        if lines:
-            yield _json_block(lines, wanted)
+def _json_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    for lines in _line_blocks(storage, path, BLOCK_BYTES):
+        yield _json_block(lines, columns)
 
 
-def _json_block(lines: Sequence[bytes], wanted: Sequence[str]) -> RawBlock:
-    rows: list[dict[str, object]] = []
+def _json_block(lines: Sequence[bytes], columns: Sequence[Column]) -> RawBlock:
+    rows: list[list[str | None]] = []
     unreadable: list[tuple[str, str]] = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            unreadable.append((line.decode("utf-8", "replace").rstrip("\n"), f"line is no JSON: {error}"))
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            unreadable.append((line.decode("utf-8", "replace").rstrip("\n"), "line is no JSON object"))
-    names = wanted or list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: pa.array([_as_text(row.get(name)) for row in rows], pa.string()) for name in names}
-    return RawBlock(pa.table(columns), tuple(unreadable))
+            row = _json_object(line)
+            rows.append([_as_text(row.get(column.in_files), column) for column in columns])
+        except ValueError as error:
+            unreadable.append((_shown(line), str(error)))
+    texts = {column.in_files: [row[i] for row in rows] for i, column in enumerate(columns)}
+    return RawBlock(
+        pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()}), tuple(unreadable)
+    )
 
 
-def _as_text(value: object) -> str | None:
-    """A JSON value the way CSV would spell it."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return "|".join(value)
-    return json.dumps(value)
+def _json_object(line: bytes) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError("line is no JSON object")
+    return row
+
+
+def _as_text(value: object, column: Column) -> str | None:
+    """A JSON value the way CSV would spell it.
+
+    Raises:
+        ValueError: CSV has no spelling for it.
+    """
+    if isinstance(value, list) and column.kind == "labels":
+        labels = [_scalar_as_text(part, column) for part in value]
+        return "|".join(label for label in labels if label is not None)
+    return _scalar_as_text(value, column)
+
+
+def _scalar_as_text(value: object, column: Column) -> str | None:
+    if isinstance(value, list | dict):
+        raise ValueError(f"{column.in_files} {json.dumps(value)} is nested")
+    if isinstance(value, str):
+        value.encode()  # JSON can spell half a surrogate pair, text cannot
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _parquet_header(storage: Storage, path: str) -> list[str]:
-    try:
-        return list(pq.read_schema(path, filesystem=storage.filesystem).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"raw file '{path}' is no Parquet file: {error}") from None
+    return list(pq.read_schema(path, filesystem=storage.filesystem).names)
 
 
-def _parquet_blocks(storage: Storage, path: str, wanted: Sequence[str]) -> Iterator[RawBlock]:
+def _parquet_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
     with pq.ParquetFile(path, filesystem=storage.filesystem) as file:
-        included = [name for name in wanted if name in file.schema_arrow.names]
+        present = file.schema_arrow.names
+        included = [column.in_files for column in columns if column.in_files in present]
         for batch in file.iter_batches(columns=included):
             yield RawBlock(pa.Table.from_batches([batch]))
-
-
-def _no_rows(names: Sequence[str]) -> pa.Table:
-    return pa.table({name: pa.array([], pa.string()) for name in names})
 
 
 _READERS: dict[tuple[str, ...], _Reader] = {

@@ -26,10 +26,13 @@ def _closure(module: str) -> set[Path]:
     found: set[Path] = set()
     waiting = [module]
     while waiting:
-        path = _file(waiting.pop())
+        name = waiting.pop()
+        path = _file(name)
         if path is not None and path not in found:
             found.add(path)
             waiting.extend(imported_names(path.read_text(encoding="utf-8")))
+            if "." in name:
+                waiting.append(name.rpartition(".")[0])  # importing it runs the packages above it first
     return found
 
 

@@ -55,7 +55,8 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
         ClusterError: the port is taken, or the application does not come up.
     """
     application = APPLICATIONS[spec.workload.kind].build(spec, storage)
-    if serve.status().proxies:
+    before = serve.status()
+    if before.proxies:
         check_answers(_origin(spec))
     else:
         check_free(spec.serving.host, spec.serving.port)
@@ -64,10 +65,11 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
     try:
         serve.run(application, name=spec.name, route_prefix=f"/{spec.name}", logging_config=quiet)
         _wait_until_reachable(_address(spec))
-    except BaseException as error:  # Ctrl-C too: what came up halfway is not left behind
+    except BaseException as error:  # Ctrl-C too
         reason = _last_words(spec.name) or str(error)
-        remove(spec.name)
-        stop_if_idle()
+        if spec.name not in before.applications:  # else its earlier replicas may still answer
+            remove(spec.name)
+            stop_if_idle()
         if isinstance(error, RuntimeError):
             raise ClusterError(f"application '{spec.name}' did not start: {reason}") from error
         raise
@@ -168,10 +170,10 @@ def _address(spec: RingSpec) -> str:
 
 
 def _last_words(name: str) -> str:
-    """What Serve says of the application's replicas."""
+    """The last line that Serve has on why replicas of the application do not start; the others are a traceback."""
     application = serve.status().applications.get(name)
-    deployments = application.deployments.values() if application else ()
-    return "\n".join(deployment.message for deployment in deployments)
+    messages = [deployment.message.strip() for deployment in application.deployments.values()] if application else []
+    return "; ".join(message.splitlines()[-1] for message in messages if message)
 
 
 def _wait_until_reachable(address: str) -> None:
@@ -195,6 +197,8 @@ def _ask_all(address: str, questions: Sequence[Question]) -> None:
     for question in questions:
         status, answer = ask(address, question)
         print(f"\n{question.title}: {status}\n{json.dumps(answer, indent=2, ensure_ascii=False)}", flush=True)
+        if status != 200:
+            raise ClusterError(f"the application answered '{question.title}' with {status}; Serve's log says why")
 
 
 @contextmanager

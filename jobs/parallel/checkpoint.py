@@ -1,10 +1,9 @@
 """Checkpoints: torch.distributed.checkpoint files that appear all at once, found again after any death.
 
-    checkpoints/<name>/<key>/step-00000480/     weights, optimizer and progress; one file a rank
+checkpoints/<name>/<key>/step-00000480/     weights, optimizer and progress; one file a rank
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +51,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, in order."""
-        return [int(name.removeprefix("step-")) for name in self.storage.folders(self.folder) if "step-" in name]
+        names = self.storage.folders(self.folder)
+        return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
 
     def progress(self, step: int) -> Progress:
         """What the run knew at a step's checkpoint."""
@@ -87,17 +87,12 @@ class Checkpoints:
         set_model_state_dict(model, state["model"])
 
     def _prune(self, progress: Progress, keep: int) -> None:
-        spared = {*_newest(self.steps(), keep), progress.best_step}
-        for step in self.steps():
-            if step not in spared:
+        for step in self.steps()[:-keep]:
+            if step != progress.best_step:
                 self.storage.remove(self._at(step))
 
     def _at(self, step: int) -> str:
         return f"{self.folder}/step-{step:08d}"
-
-
-def _newest(steps: Sequence[int], keep: int) -> Sequence[int]:
-    return steps[-keep:]
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

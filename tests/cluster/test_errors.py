@@ -3,7 +3,7 @@ import pytest
 from cluster.errors import ClusterError, DataError, UserError, nearest, user_error_in
 
 
-class Wrapping(Exception):
+class WrappingError(Exception):
     """Like ray.exceptions.RayTaskError: keeps what it wraps in `cause`."""
 
     def __init__(self, cause: BaseException) -> None:
@@ -32,8 +32,10 @@ def test_nothing_is_guessed_when_nothing_is_near() -> None:
     assert nearest("zzz", []) == "Valid: none."
 
 
-@pytest.mark.parametrize("wrap", [lambda error: error, Wrapping, chained, lambda error: Wrapping(chained(error))])
-def test_a_user_error_is_found_in_whatever_wraps_it(wrap: type[Wrapping]) -> None:
+@pytest.mark.parametrize(
+    "wrap", [lambda error: error, WrappingError, chained, lambda error: WrappingError(chained(error))]
+)
+def test_a_user_error_is_found_in_whatever_wraps_it(wrap: type[WrappingError]) -> None:
     error = DataError("3 bad rows")
     assert user_error_in(wrap(error)) is error
 

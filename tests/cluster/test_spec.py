@@ -75,7 +75,7 @@ def test_an_unknown_key_in_a_section_names_the_keys_of_that_section(file: Path, 
     ("override", "fault"),
     [
         ("seed=one", 'seed: input should be a valid integer, got "one"'),
-        ("seed=1.5", "seed: input should be a valid integer, got a number with a fractional part, got 1.5"),
+        ("seed=1.5", "seed: input should be a valid integer, got 1.5"),
         ("seed=-1", "seed: input should be greater than or equal to 0, got -1"),
         ("seed='1'", 'seed: input should be a valid integer, got "1"'),
         ("shuffle=yes", 'shuffle: input should be a valid boolean, got "yes"'),
@@ -142,5 +142,5 @@ def test_values_replace_dotted_keys_in_a_copy(file: Path) -> None:
     spec = load(Example, file)
     assert with_values(spec, {"optimizer.kind": "sgd"}).optimizer == Optimizer(kind="sgd", learning_rate=0.001)
     assert spec.optimizer.kind == "adam"
-    with pytest.raises(SpecError, match="unknown key 'optimizer.knd'"):
+    with pytest.raises(SpecError, match=r"unknown key 'optimizer\.knd'"):
         with_values(spec, {"optimizer.knd": "sgd"})

@@ -2,6 +2,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ from serving.recommender import web
 NOON = datetime(2026, 5, 4, 12, 0, 0, 250, UTC)
 
 
+@dataclass(frozen=True)
 class SlowStorage(Storage):
     """A storage whose writes wait until the test lets them go."""
 
-    def __init__(self, uri: str) -> None:
-        super().__init__(uri)
-        object.__setattr__(self, "opened", threading.Event())
+    opened: threading.Event = field(default_factory=threading.Event)
 
     def write(self, relative: str, content: bytes) -> None:
-        self.opened.wait(10)  # type: ignore[attr-defined]
+        self.opened.wait(10)
         super().write(relative, content)
 
 
@@ -67,9 +67,9 @@ def test_append_returns_only_once_the_event_is_on_disk(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert not appended.done()
         assert not storage.files("feedback")
-        storage.opened.set()  # type: ignore[attr-defined]
+        storage.opened.set()
         await appended
-        assert lines(storage) == [[lines(storage)[0][0]]]
+        assert [[each["event_id"] for each in file] for file in lines(storage)] == [["e1"]]
 
     asyncio.run(scenario())
 
@@ -83,7 +83,7 @@ def test_events_that_wait_for_a_write_share_the_next_file(tmp_path: Path) -> Non
         await asyncio.sleep(0.05)
         appended += [asyncio.create_task(log.append(event(number))) for number in range(1, 51)]
         await asyncio.sleep(0.05)
-        storage.opened.set()  # type: ignore[attr-defined]
+        storage.opened.set()
         await asyncio.gather(*appended)
 
     asyncio.run(scenario())
@@ -126,7 +126,7 @@ def test_a_client_that_gives_up_disturbs_no_other(tmp_path: Path) -> None:
         given_up, patient = (asyncio.create_task(log.append(event(number))) for number in range(2))
         await asyncio.sleep(0.05)
         given_up.cancel()
-        storage.opened.set()  # type: ignore[attr-defined]
+        storage.opened.set()
         await patient
 
     asyncio.run(scenario())

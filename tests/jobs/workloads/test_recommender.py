@@ -129,7 +129,8 @@ def test_unknown_users_and_items_stay_at_zero_through_training(optimizer: str) -
 def test_the_loss_is_the_sum_over_rows_of_squared_error_and_weighted_softmax(prepared: Prepared) -> None:
     spec = RecommenderSpec(embedding_dim=8, num_negatives=20, ranking_weight=0.7)
     batch = batch_of(prepared, prepared.test)
-    outputs = model_of(prepared, spec)(batch)
+    with torch.no_grad():
+        outputs = model_of(prepared, spec)(batch)
     expected = 0.0
     for row in range(len(batch["user"])):
         rating, item = float(batch["rating"][row]), int(batch["item"][row])
@@ -177,6 +178,19 @@ def test_evaluation_equals_metrics_computed_apart(size: dict[str, int]) -> None:
     expected = (ndcg, hit_rate, root_mean_squared_error(rows.column("rating").to_pylist(), predicted))
     assert tuple(found) == tuple(recommender.metrics)
     assert tuple(found.values()) == pytest.approx(expected)
+
+
+def test_users_that_training_did_not_show_count_in_the_rating_error_only() -> None:
+    prepared = prepare(*made_up(num_users=300, num_rows=700), SPEC, within=None)
+    model = model_of(prepared)
+    known = prepared.test.filter(pc.not_equal(prepared.test.column("user"), 0))
+    assert 0 < known.num_rows < prepared.test.num_rows
+    everyone, known_only = (
+        recommender.evaluate(SPEC, model, prepared.transform, rows) for rows in (prepared.test, known)
+    )
+    assert everyone["ndcg_at_10"] == known_only["ndcg_at_10"]
+    assert everyone["hit_rate_at_10"] == known_only["hit_rate_at_10"]
+    assert everyone["rmse"] != known_only["rmse"]
 
 
 def test_ndcg_of_an_evaluation_equals_that_of_scikit_learn(prepared: Prepared) -> None:

@@ -1,0 +1,127 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.processes import Process, attend, dying_with_parent, end, family, find, running
+
+MARK = "RAYLINE_TEST_MARK=" + str(os.getpid())
+SLEEP = f"{sys.executable} -c 'import time; time.sleep(60)'"
+
+
+def start(shell: str, **environment: str) -> Process:
+    """A shell that leads its own session and has come so far as to print a line."""
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", shell],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    process = find(child.pid)
+    assert process is not None
+    return process
+
+
+def wait_until_gone(*processes: Process) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not set(processes) & set(running()):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_pid_that_was_handed_out_again_is_another_process() -> None:
+    ourselves = find(os.getpid())
+    assert ourselves is not None
+    assert ourselves.is_alive()
+    assert not Process(os.getpid(), ourselves.started_ticks - 1).is_alive()
+
+
+def test_a_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["true"])
+    process = find(child.pid)
+    time.sleep(0.3)
+    assert process is None or not process.is_alive()
+    child.wait()
+
+
+def test_the_family_has_children_orphans_and_those_in_sessions_of_their_own() -> None:
+    name, _, value = MARK.partition("=")
+    root = start(f"({SLEEP} &) ; setsid {SLEEP} & {SLEEP} & sleep 0.5; echo ready; wait", **{name: value})
+    members = family(root, MARK)
+    assert root in members
+    assert len(members) >= 4
+    assert end(root, MARK, 1.0) == set()
+    assert wait_until_gone(*members)
+
+
+def test_orphans_are_found_when_the_root_is_gone_already() -> None:
+    root = start(f"{SLEEP} & echo ready; wait")
+    (orphan,) = family(root, MARK) - {root}
+    os.kill(root.pid, signal.SIGKILL)
+    assert wait_until_gone(root)
+    assert family(root, MARK) == {orphan}
+    assert end(root, MARK, 5.0) == set()
+    assert not orphan.is_alive()
+
+
+def test_one_that_ignores_sigterm_is_killed() -> None:
+    root = start("trap '' TERM; echo ready; while true; do sleep 0.1; done")
+    assert end(root, MARK, 1.0) == set()
+    assert not root.is_alive()
+
+
+def test_this_process_never_is_of_a_family_to_be_ended() -> None:
+    ourselves = find(os.getpid())
+    assert ourselves is not None
+    assert ourselves not in family(ourselves, MARK)
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    code = (
+        "import subprocess, time; from cluster.processes import dying_with_parent\n"
+        "child = subprocess.Popen(['sleep', '60'], preexec_fn=dying_with_parent())\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = find(int(parent.stdout.readline()))
+    assert child is not None
+    parent.kill()
+    parent.wait()
+    assert wait_until_gone(child)
+    assert callable(dying_with_parent())
+
+
+@pytest.mark.parametrize(("shell", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)])
+def test_the_exit_code_of_an_attended_command_is_that_of_a_shell(shell: str, code: int) -> None:
+    assert attend(["/bin/sh", "-c", shell], os.environ) == code
+
+
+def test_an_attended_command_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ClusterError, match="command 'no-such-command' cannot be run: No such file or directory"):
+        attend(["no-such-command"], os.environ)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_attended_command_which_ends_in_its_own_time(number: signal.Signals) -> None:
+    code = (
+        "import os, sys; from cluster.processes import attend\n"
+        "sys.exit(attend(['/bin/bash', '-c', sys.argv[1]], os.environ))"
+    )
+    script = "trap 'sleep 0.5; echo stopped; exit 3' TERM INT HUP; echo ready; while true; do sleep 0.05; done"
+    outer = subprocess.Popen(
+        [sys.executable, "-c", code, script], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    assert outer.stdout is not None
+    assert outer.stdout.readline() == b"ready\n"
+    outer.send_signal(number)
+    assert outer.stdout.read() == b"stopped\n"
+    assert outer.wait() == 3

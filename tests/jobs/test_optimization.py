@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
+
+from jobs.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
+from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
+
+RATE = 0.3
+NUM_STEPS = 40
+
+
+def train_spec(schedule: str) -> TrainSpec:
+    stopping = EarlyStoppingSpec(metric="rmse")
+    return TrainSpec(schedule=schedule, optimizer=OptimizerSpec(learning_rate=RATE), early_stopping=stopping)
+
+
+def rates_of(schedule: str) -> list[float]:
+    return [learning_rate(train_spec(schedule), step, NUM_STEPS) for step in range(NUM_STEPS + 1)]
+
+
+def rates_of_torch(kind: type[LRScheduler], **settings: float) -> list[float]:
+    """The rates of PyTorch's own scheduler over as many steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
+    scheduler = kind(optimizer, **settings)
+    rates = []
+    for _ in range(NUM_STEPS + 1):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def quadratic(x: Tensor) -> Tensor:
+    """A bowl, steeper along some axes."""
+    return (torch.tensor([1.0, 3.0, 10.0]) * (x - torch.tensor([1.0, -2.0, 0.5])) ** 2).sum()
+
+
+def path_of(optimizer: torch.optim.Optimizer, x: Tensor) -> list[list[float]]:
+    """Where ten steps lead."""
+    path = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        quadratic(x).backward()
+        optimizer.step()
+        path.append(x.tolist())
+    return path
+
+
+def test_constant_stays_at_the_first_rate() -> None:
+    assert rates_of("constant") == [RATE] * (NUM_STEPS + 1)
+
+
+def test_cosine_starts_at_the_rate_halves_it_midway_and_ends_at_zero() -> None:
+    rates = rates_of("cosine")
+    assert [rates[0], rates[NUM_STEPS // 2], rates[NUM_STEPS]] == pytest.approx([RATE, RATE / 2, 0], abs=1e-15)
+
+
+def test_cosine_is_that_of_torch() -> None:
+    assert rates_of("cosine") == pytest.approx(rates_of_torch(CosineAnnealingLR, T_max=NUM_STEPS), abs=1e-12)
+
+
+def test_exponential_falls_to_a_hundredth_through_a_tenth() -> None:
+    rates = rates_of("exponential")
+    assert [rates[0], rates[NUM_STEPS // 2], rates[NUM_STEPS]] == pytest.approx([RATE, RATE / 10, RATE / 100])
+
+
+def test_exponential_is_that_of_torch() -> None:
+    assert rates_of("exponential") == pytest.approx(rates_of_torch(ExponentialLR, gamma=0.01 ** (1 / NUM_STEPS)))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential"])
+def test_a_run_of_one_step_takes_the_first_rate(schedule: str) -> None:
+    assert learning_rate(train_spec(schedule), 0, 1) == RATE
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "settings"),
+    [
+        (OptimizerSpec(name="adamw", learning_rate=0.1, weight_decay=0.3), torch.optim.AdamW, {"weight_decay": 0.3}),
+        (OptimizerSpec(name="adam", learning_rate=0.1, weight_decay=0.3), torch.optim.Adam, {"weight_decay": 0.3}),
+        (
+            OptimizerSpec(name="sgd", learning_rate=0.1, weight_decay=0.3, momentum=0.5),
+            torch.optim.SGD,
+            {"weight_decay": 0.3, "momentum": 0.5},
+        ),
+    ],
+)
+def test_each_name_moves_a_point_as_torchs_own_optimizer(
+    spec: OptimizerSpec, kind: type[torch.optim.Optimizer], settings: dict[str, float]
+) -> None:
+    ours, theirs = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    assert path_of(build_optimizer(spec, [ours]), ours) == path_of(kind([theirs], lr=0.1, **settings), theirs)
+
+
+def test_a_step_of_sgd_follows_the_rate_that_was_set() -> None:
+    x = torch.zeros(3, requires_grad=True)
+    optimizer = build_optimizer(OptimizerSpec(name="sgd", learning_rate=1.0, weight_decay=0, momentum=0), [x])
+    set_learning_rate(optimizer, 0.01)
+    quadratic(x).backward()
+    optimizer.step()
+    assert x.tolist() == pytest.approx([0.01 * 2 * 1 * 1, 0.01 * 2 * 3 * -2, 0.01 * 2 * 10 * 0.5])
+
+
+def test_the_rate_is_set_in_every_group() -> None:
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}], lr=0.1)
+    set_learning_rate(optimizer, 0.02)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02]
+
+
+def test_the_gradient_norm_is_that_of_all_gradients_in_one_vector() -> None:
+    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((3, 4), (5,), (1, 1, 2))]
+    parameters = [torch.zeros_like(gradient, requires_grad=True) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    whole = np.concatenate([gradient.numpy().ravel() for gradient in gradients])
+    untouched = torch.ones(7, requires_grad=True)
+    assert gradient_norm([*parameters, untouched]) == pytest.approx(np.sqrt((whole**2).sum()))
+
+
+def test_the_gradient_norm_without_gradients_is_zero() -> None:
+    assert gradient_norm([torch.ones(2, requires_grad=True)]) == 0

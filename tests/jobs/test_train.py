@@ -1,0 +1,209 @@
+"""train on real worker processes: same result whatever dies, metrics checked from outside, clear refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import ClusterError, DataError, SpecError
+from cluster.lifecycle import Cluster
+from cluster.registry import CHAMPION, Registry
+from jobs import prepare, train
+from jobs.lineage import train_inputs
+from jobs.parallel.checkpoint import Checkpoints
+from tests.jobs.conftest import Ring
+
+LONG = ("train.num_epochs=30", "train.early_stopping.patience=30", "train.checkpoint_every_steps=7")
+"""About 900 steps with a checkpoint every few, so that a kill lands between two of them."""
+
+
+def metrics_of(ring: Ring, version: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(ring.storage.read(f"models/films/{version}/metrics.json"))
+    return content["test"]
+
+
+def only_version(ring: Ring) -> str:
+    (version,) = Registry(ring.storage, "films").versions()
+    return version
+
+
+def checkpoints_of(ring: Ring, *overrides: str) -> Checkpoints:
+    return Checkpoints(ring.storage, f"checkpoints/films/{train_inputs(ring.spec(*overrides), ring.storage).key}")
+
+
+def wait_for_step(ring: Ring, process: subprocess.Popen[str], step: int) -> None:
+    """Until training stands well beyond its start; fails where it ended before."""
+    deadline = time.monotonic() + 120
+    checkpoints = checkpoints_of(ring, *LONG)
+    while not any(done >= step for done in checkpoints.steps()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        time.sleep(0.05)
+
+
+def pids_of_train_workers() -> list[int]:
+    """Train's workers in the suite's cluster."""
+    lines = {folder.name: _command_line(folder) for folder in Path("/proc").glob("[0-9]*")}
+    address = os.environ["RAY_ADDRESS"].encode()
+    raylets = {pid for pid, line in lines.items() if b"raylet/raylet" in line and address in line}
+    workers = [pid for pid, line in lines.items() if line.startswith(b"ray::RayTrainWorker")]
+    return [int(pid) for pid in workers if _parent(pid) in raylets]
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it is gone
+        return b""
+
+
+def _parent(pid: str) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, prepared_ring: Ring) -> dict[str, float]:
+    """Test metrics of a run that nothing happened to."""
+    made = train.run(prepared_ring.spec(*LONG), prepared_ring.storage)
+    return metrics_of(prepared_ring, made.folder.rsplit("/", 1)[1])
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_nothing_but_time(
+    cluster: Cluster, undisturbed: dict[str, float], ring: Ring
+) -> None:
+    prepare.run(ring.spec(), ring.storage)
+    process = ring.start("jobs.train", *LONG)
+    wait_for_step(ring, process, 200)
+    workers = pids_of_train_workers()
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "going on from the checkpoint of step" in output
+    assert metrics_of(ring, only_version(ring)) == undisturbed
+
+
+@pytest.mark.ray
+def test_a_killed_driver_is_followed_by_a_run_that_goes_on(
+    cluster: Cluster, undisturbed: dict[str, float], ring: Ring
+) -> None:
+    prepare.run(ring.spec(), ring.storage)
+    process = ring.start("jobs.train", *LONG)
+    wait_for_step(ring, process, 200)
+    process.kill()
+    process.communicate()
+    assert Registry(ring.storage, "films").versions() == []
+    code, output = ring.call("jobs.train", *LONG)
+    assert code == 0, output
+    assert "going on from the checkpoint of step" in output
+    assert "epoch 1/" not in output
+    assert metrics_of(ring, only_version(ring)) == undisturbed
+
+
+@pytest.mark.ray
+def test_a_run_killed_before_it_published_trains_no_step_again(
+    cluster: Cluster, undisturbed: dict[str, float], prepared_ring: Ring
+) -> None:
+    registry = Registry(prepared_ring.storage, "films")
+    (version,) = [v for v in registry.versions() if metrics_of(prepared_ring, v) == undisturbed]
+    prepared_ring.storage.remove(f"models/films/{version}")
+    prepared_ring.storage.remove("models/films/aliases.json")
+    before = checkpoints_of(prepared_ring, *LONG).steps()
+    made = train.run(prepared_ring.spec(*LONG), prepared_ring.storage)
+    assert made.ran
+    assert checkpoints_of(prepared_ring, *LONG).steps() == before
+    assert metrics_of(prepared_ring, made.folder.rsplit("/", 1)[1]) == undisturbed
+
+
+@pytest.mark.ray
+def test_one_worker_and_two_come_to_the_same_metrics_without_dropout(
+    cluster: Cluster, prepared_ring: Ring
+) -> None:
+    made = [
+        train.run(prepared_ring.spec("workload.dropout=0.0", f"layout.replicate={n}"), prepared_ring.storage)
+        for n in (1, 2)
+    ]
+    one, two = (metrics_of(prepared_ring, one.folder.rsplit("/", 1)[1]) for one in made)
+    assert two["rmse"] == pytest.approx(one["rmse"], rel=1e-4)
+    assert two["ndcg_at_10"] == pytest.approx(one["ndcg_at_10"], abs=0.02)
+
+
+@pytest.mark.ray
+def test_a_version_is_published_promoted_and_then_skipped(cluster: Cluster, prepared_ring: Ring) -> None:
+    spec = prepared_ring.spec("seed=3")
+    made = train.run(spec, prepared_ring.storage)
+    version = made.folder.rsplit("/", 1)[1]
+    registry = Registry(prepared_ring.storage, "films")
+    assert registry.resolve(CHAMPION) == version
+    assert "| ndcg_at_10 |" in made.summary
+    manifest = registry.manifest(version)
+    assert manifest["prepared"].startswith("prepared/films/")
+    assert set(manifest["files"]) == {
+        "spec.yaml",
+        "transform.json",
+        "transform.arrow",
+        "weights.safetensors",
+        "metrics.json",
+        "golden.parquet",
+        "profile.json",
+        "MODEL_CARD.md",
+    }
+    again = train.run(spec, prepared_ring.storage)
+    assert (again.ran, again.why, again.folder) == (False, "unchanged", made.folder)
+
+
+@pytest.mark.ray
+def test_a_version_that_loses_to_a_baseline_is_not_promoted(cluster: Cluster, make_ring: Callable[[], Ring]) -> None:
+    ring = make_ring()
+    prepare.run(ring.spec(), ring.storage)
+    hopeless = ("train.optimizer.learning_rate=1e-9", "train.num_epochs=1", "workload.ranking_weight=0.0")
+    made = train.run(ring.spec(*hopeless), ring.storage)
+    assert "does not beat" in made.summary
+    assert CHAMPION not in Registry(ring.storage, "films").aliases()
+
+
+@pytest.mark.ray
+def test_training_stops_early_and_publishes_its_best_epoch(cluster: Cluster, prepared_ring: Ring) -> None:
+    early = ("train.early_stopping.patience=1", "train.num_epochs=40", "train.optimizer.learning_rate=0.3")
+    train.run(prepared_ring.spec(*early), prepared_ring.storage)
+    checkpoints = checkpoints_of(prepared_ring, *early)
+    last = checkpoints.progress(checkpoints.steps()[-1])
+    assert last.stopped
+    assert last.step < 40 * 30
+    assert last.best_step in checkpoints.steps()
+    assert last.best_step < last.step
+
+
+def test_nothing_prepared_is_said_with_the_command(ring: Ring) -> None:
+    with pytest.raises(DataError, match="nothing is prepared .* python -m jobs.prepare SPEC"):
+        train.run(ring.spec(), ring.storage)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_any_worker(ring: Ring) -> None:
+    with pytest.raises(SpecError, match=r"train.batch_size=65 rows do not divide over layout.replicate=2; give"):
+        train.run(ring.spec("train.batch_size=65"), ring.storage)
+
+
+def test_an_unknown_metric_names_the_nearest(ring: Ring) -> None:
+    with pytest.raises(SpecError, match=r"'ndcg10' is no metric of this workload. Did you mean 'ndcg_at_10'"):
+        train.run(ring.spec("train.early_stopping.metric=ndcg10"), ring.storage)
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_has_are_refused(cluster: Cluster, prepared_ring: Ring) -> None:
+    with pytest.raises(ClusterError, match=r"replicate=64 needs 64 CPUs, one a worker; the cluster has 6"):
+        train.run(prepared_ring.spec("layout.replicate=64"), prepared_ring.storage)
+
+
+def test_plan_says_what_would_be_trained_and_writes_nothing(ring: Ring) -> None:
+    planned = train.plan(ring.spec(), ring.storage)
+    assert "train: run from the start (first run)" in planned
+    assert "2 workers (replicate=2), global batch 64, at most 4 epochs" in planned
+    assert not ring.storage.exists("checkpoints")
