@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ START_TIMEOUT_S = 180.0
 STOP_PATIENCE_S = 15.0
 POLL_S = 0.2
 NUM_TAIL_LINES = 15
+START_LOG = "start.log"
 NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # they point into another cluster
 LOGS_OF_A_FAILED_START = ("raylet.err", "gcs_server.err", "gcs_server.out", "dashboard.log", "raylet.out")
 
@@ -48,7 +50,7 @@ def start_head(
     """
     ensure_token()
     scratch = make_scratch()
-    gcs, dashboard, agent, client = free_ports(6379, 8265, 52365, 10001)
+    gcs, agent, client = free_ports(6379, 52365, 10001)
     command = [
         sys.executable,
         "-m",
@@ -59,10 +61,10 @@ def start_head(
         f"--temp-dir={_ray_folder(scratch)}",
     ]
     command += [f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
+    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     command += ["--min-worker-port=0", "--max-worker-port=0"]  # any free one: a fixed range collides between clusters
     command += [f"--num-cpus={num_cpus}"] if num_cpus else []
-    with (scratch / "start.log").open("wb") as log:
+    with (scratch / START_LOG).open("wb") as log:
         started = subprocess.Popen(
             command,
             cwd=scratch,
@@ -76,11 +78,12 @@ def start_head(
     process = find(started.pid) or Process(started.pid, 0)
     try:
         address = _await_address(started, scratch, report)
+        dashboard_url = _dashboard_url(scratch)
     except BaseException:
         end(process, _mark(scratch), STOP_PATIENCE_S)
         started.wait()
         raise
-    return Head(process.pid, process.started_ticks, address, f"http://127.0.0.1:{dashboard}", str(scratch))
+    return Head(process.pid, process.started_ticks, address, dashboard_url, str(scratch))
 
 
 def stop_head(head: Head) -> None:
@@ -156,10 +159,18 @@ def _await_address(started: "subprocess.Popen[bytes]", scratch: Path, report: Ca
     return ready.read_text(encoding="ascii").strip()
 
 
+def _dashboard_url(scratch: Path) -> str:
+    # Ray tries the ports from 8265 on and prints the one it got; a port of our choice might be taken before it binds.
+    match = re.search(r"http://127\.0\.0\.1:\d+", (scratch / START_LOG).read_text(encoding="utf-8", errors="replace"))
+    if match is None:
+        raise ClusterError(f"the cluster started without its dashboard, which jobs are sent to. All logs: {scratch}")
+    return match.group()
+
+
 def _diagnosis(scratch: Path, code: int | None, waited_s: float) -> str:
     what = f"`ray start` ended with {code}" if code is not None else "it was not ready"
     logs = [
-        scratch / "start.log",
+        scratch / START_LOG,
         *(_ray_folder(scratch) / "session_latest/logs" / name for name in LOGS_OF_A_FAILED_START),
     ]
     tails = [f"--- {path}\n{_tail(path)}" for path in logs if path.is_file() and path.stat().st_size]

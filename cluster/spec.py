@@ -20,7 +20,9 @@ from cluster.errors import SpecError, nearest
 class Spec(BaseModel):
     """A frozen section of a spec; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 S = TypeVar("S", bound=Spec)

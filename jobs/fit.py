@@ -1,5 +1,6 @@
 """fit: one worker's training loop; train runs it on every worker, tune in every trial."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -167,14 +168,16 @@ def _epoch(training: _Training, progress: Progress, checkpoints: Checkpoints | N
             checkpoints.save(training.model, training.optimizer, progress, train.keep_checkpoints)
     metrics = _validate(training)
     seconds = time.monotonic() - started
-    progress = _after_epoch(progress, metrics[train.early_stopping.metric], train.early_stopping)
+    loss = float(sum_over_replicas(summed_loss)) / num_trained
+    value = metrics[train.early_stopping.metric] if math.isfinite(loss) else math.nan
+    progress = _after_epoch(progress, value, train.early_stopping)
     progress = replace(progress, stopped=progress.stopped or epoch + 1 == train.num_epochs)
     return progress, EpochReport(
         epoch=epoch + 1,
         num_epochs=train.num_epochs,
         step=progress.step,
         num_steps=training.num_steps,
-        loss=float(sum_over_replicas(summed_loss)) / num_trained,
+        loss=loss,
         gradient_norm=gradient_norm(training.model.parameters()),
         learning_rate=learning_rate(train, progress.step - 1, training.num_steps),
         rows_per_s=num_trained / seconds,
@@ -210,7 +213,9 @@ def _validate(training: _Training) -> dict[str, float]:
 
 
 def _after_epoch(progress: Progress, value: float, rule: EarlyStoppingSpec) -> Progress:
-    """Note the watched metric's value of the epoch that ends at `progress.step`."""
+    """Note the watched metric's value of the epoch that ends at `progress.step`; NaN, of diverged weights, stops."""
+    if not math.isfinite(value):
+        return replace(progress, stopped=True)
     best = progress.best_value
     if best is None or (value > best if rule.mode == "max" else value < best):
         return replace(progress, best_value=value, best_step=progress.step, epochs_without_better=0)

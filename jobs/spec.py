@@ -143,8 +143,12 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
         SpecError: see `cluster.spec.load`.
     """
     spec = load(RingSpec, path, overrides)
-    settled = {override.partition("=")[0] for override in overrides}
-    space = {key: values for key, values in spec.tune.space.items() if key not in settled}
+    settled = [override.partition("=")[0] for override in overrides]
+    space = {
+        key: values
+        for key, values in spec.tune.space.items()
+        if not any(key == given or key.startswith(f"{given}.") for given in settled)
+    }
     return spec.model_copy(update={"tune": spec.tune.model_copy(update={"space": space})})
 
 

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.command import run as run_command
 from cluster.environment import applied
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, SpecError
 from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
 from cluster.spec import dump, parse, with_values
@@ -62,8 +62,13 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if not _is_finished(checkpoints):
         with connected():
             _train(spec, storage, prepared, checkpoints)
-    best_step = checkpoints.progress(checkpoints.steps()[-1]).best_step
-    name, table = _publish(spec, storage, prepared, checkpoints, best_step)
+    end = checkpoints.progress(checkpoints.steps()[-1])
+    if end.best_value is None:
+        raise SpecError(
+            f"training diverged before step {end.step}: the loss is not finite. "
+            f"Give a lower train.optimizer.learning_rate than {spec.train.optimizer.learning_rate:g}"
+        )
+    name, table = _publish(spec, storage, prepared, checkpoints, end.best_step)
     note = _promote(registry, spec, name, is_new=True)
     return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, note]))
 

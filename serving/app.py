@@ -14,6 +14,8 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, Protocol
 
@@ -29,6 +31,7 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import recommender
 from serving.ask import Question, ask
+from serving.release import release_id
 
 REQUEST_TIMEOUT_S = 60.0
 REACHABLE_WITHIN_S = 30.0
@@ -111,9 +114,38 @@ def check_answers(origin: str) -> None:
         ) from None
 
 
-def run(spec: RingSpec, storage: Storage) -> str:
-    """The stage: from a version to its address."""
-    return deploy(spec, storage)
+@dataclass(frozen=True)
+class Served:
+    """What the stage leaves behind: an application that answers."""
+
+    address: str
+    version: str
+    is_new: bool
+    """Whether this call deployed it; else the same release answered already."""
+
+
+def run(spec: RingSpec, storage: Storage) -> Served:
+    """The stage: serve the version, unless it is answered by the same settings and code already.
+
+    Raises:
+        RegistryError: the version cannot be served; what was serving before goes on.
+        ClusterError: the port is taken, or the application does not come up.
+    """
+    version = Registry(storage, spec.name).resolve(spec.serving.version)
+    if _answering_release(spec) == release_id(spec, version):
+        return Served(_address(spec), version, is_new=False)
+    return Served(deploy(spec, storage), version, is_new=True)
+
+
+def _answering_release(spec: RingSpec) -> str | None:
+    """The release of the application that runs in the connected cluster, if it does."""
+    if spec.name not in serve.status().applications:
+        return None
+    try:
+        status, health = ask(_address(spec), Question("health", "/health"))
+    except OSError:
+        return None
+    return str(health["release"]) if status == HTTPStatus.OK else None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -127,17 +159,18 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     questions = APPLICATIONS[spec.workload.kind].questions(spec, storage)  # also finds a bad version, at once
     with connected() as cluster, _stop_signals():
-        address = run(spec, storage)
+        served = run(spec, storage)
         try:
-            _show(spec, address, questions[1])
+            _show(spec, served.address, questions[1])
             if options.once:
-                _ask_all(address, questions)
+                _ask_all(served.address, questions)
             else:
                 _wait_for_stop()
         finally:
-            remove(spec.name)
-            if not cluster.is_embedded:
-                stop_if_idle()
+            if served.is_new:
+                remove(spec.name)
+                if not cluster.is_embedded:
+                    stop_if_idle()
     return 0
 
 

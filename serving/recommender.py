@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from ray import serve
 
@@ -23,6 +24,7 @@ from serving.ask import Question
 from serving.feedback import Event, FeedbackLog, now
 from serving.problem import RESPONSES, fault, install
 from serving.recommendation import Item, Recommendations
+from serving.release import release_id
 
 MAX_ITEMS = 100
 MAX_EXCLUDED = 1000
@@ -93,20 +95,21 @@ class Health(BaseModel):
 
     status: str
     version: str
+    release: str
+    """Another one means other settings or other code."""
     created_at: str
     metrics: dict[str, float]
     """On the held-out test rows."""
 
 
-def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes: int) -> FastAPI:
-    """The application over a loaded version, as plain ASGI."""
+def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes: int, release: str) -> FastAPI:
+    """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
     spec = recommendations.spec
-    application = FastAPI(
+    application = FastAPIOffline(
         title=spec.name,
         description=f"Recommendations by version `{recommendations.version}`.",
         redoc_url=None,
         redirect_slashes=False,
-        swagger_ui_oauth2_redirect_url=None,
         responses=RESPONSES,
     )
     application.add_middleware(BodyLimit, max_bytes=max_body_bytes)
@@ -118,6 +121,7 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
         return Health(
             status="ok",
             version=recommendations.version,
+            release=release,
             created_at=recommendations.created_at,
             metrics=recommendations.metrics,
         )
@@ -167,9 +171,11 @@ def build(spec: RingSpec, storage: Storage) -> serve.Application:
     version = registry.resolve(spec.serving.version)
     Recommendations.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
 
+    release = release_id(spec, version)
+
     def application() -> FastAPI:
         recommendations = Recommendations.load(registry, version)
-        return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes)
+        return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
 
     as_deployment = serve.deployment(
         name=spec.name,

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "jobs.search": {"cluster", "jobs.parallel", "jobs.workloads", "jobs.spec", "jobs.search"},
     "library": BELOW_STAGES,
     "stage": BELOW_STAGES,
-    "serving": {"cluster", "jobs.features", "jobs.workloads", "jobs.spec", "jobs.version", "serving"},
+    "serving": {"cluster", "jobs.features", "jobs.workloads", "jobs.revision", "jobs.spec", "jobs.version", "serving"},
 }
 MAY_IMPORT_BESIDES = {
     "jobs.tune": {"jobs.train"},

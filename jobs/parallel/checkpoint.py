@@ -59,7 +59,10 @@ class Checkpoints:
         return Progress(**self.storage.manifest(self._at(step))["progress"])
 
     def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress, keep: int) -> None:
-        """Write the checkpoint of `progress.step`, then prune to the newest `keep` and the best. All ranks call it."""
+        """Write the checkpoint of `progress.step`, then prune to the newest `keep` and the best. All ranks call it.
+
+        Not before the first step: torch fills an optimizer's empty state by a step of its own, which Adam counts.
+        """
         staged = from_first(self.storage.stage(self._at(progress.step)) if rank() == 0 else "")
         with TemporaryDirectory() as scratch:
             save(_state(model, optimizer), checkpoint_id=scratch)

@@ -50,4 +50,3 @@ def from_first(value: T) -> T:
     dist.broadcast_object_list(values, src=0)
     received: T = values[0]
     return received
-

@@ -1,6 +1,6 @@
 """Plan: the values that a search found best, and how it found them.
 
-    plans/<name>/<key>/plan.json
+plans/<name>/<key>/plan.json
 """
 
 import json

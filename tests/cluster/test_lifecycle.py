@@ -161,8 +161,7 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_ADDRESS", up.dashboard_url)
-        sleeper = "import time; print('asleep', flush=True); time.sleep(600)"
-        python("-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--", f'python -c "{sleeper}"')
+        python("-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--", "sleep", "612")
     deadline = time.monotonic() + 60
     while not (job := sleeping_jobs(up)) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -179,7 +178,7 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
 
 def sleeping_jobs(head: Head) -> set[Process]:
     members = family(head.process, f"RAYLINE_CLUSTER={head.scratch}")
-    return {process for process in members if b"time.sleep(600)" in command_of(process)}
+    return {process for process in members if command_of(process) == b"sleep\0612\0"}
 
 
 def command_of(process: Process) -> bytes:
@@ -229,7 +228,8 @@ def test_with_no_cluster_around_an_embedded_one_lives_as_long_as_the_block(home:
 @pytest.mark.ray
 def test_kill_9_of_an_embedded_driver_leaves_no_process_behind(home: Path) -> None:
     """Ray's two agents stay for a minute, trying to tell the lost cluster of their end; all others go at once."""
-    code = "import time; from cluster.lifecycle import connected\nwith connected(2): print('in', flush=True); time.sleep(600)"
+    code = "import time; from cluster.lifecycle import connected\n"
+    code += "with connected(2): print('in', flush=True); time.sleep(600)"
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == b"in\n"

@@ -95,7 +95,7 @@ def test_a_stage_depends_on_what_it_imports_and_on_nothing_of_serving(
     for package in revision.PACKAGES:
         shutil.copytree(revision.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(revision, "ROOT", tmp_path)
-    assert all([changed_by(tmp_path, module, path) for path in within])
+    assert all(changed_by(tmp_path, module, path) for path in within)
     serving = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / "serving").rglob("*.py")]
     assert serving
-    assert not any([changed_by(tmp_path, module, path) for path in [*without, *serving]])
+    assert not any(changed_by(tmp_path, module, path) for path in [*without, *serving])

@@ -163,10 +163,19 @@ def test_a_version_is_published_promoted_and_then_skipped(cluster: Cluster, prep
 def test_a_version_that_loses_to_a_baseline_is_not_promoted(cluster: Cluster, make_ring: Callable[[], Ring]) -> None:
     ring = make_ring()
     prepare.run(ring.spec(), ring.storage)
-    hopeless = ("train.optimizer.learning_rate=1e-9", "train.num_epochs=1", "workload.ranking_weight=0.0")
+    hopeless = ("train.optimizer.learning_rate=2.0", "train.num_epochs=1", "workload.ranking_weight=0.0")
     made = train.run(ring.spec(*hopeless), ring.storage)
     assert "does not beat" in made.summary
     assert CHAMPION not in Registry(ring.storage, "films").aliases()
+
+
+@pytest.mark.ray
+def test_diverged_training_publishes_nothing_and_says_so(cluster: Cluster, prepared_ring: Ring) -> None:
+    before = Registry(prepared_ring.storage, "films").versions()
+    wild = ("train.optimizer.name=sgd", "train.optimizer.learning_rate=1e9")
+    with pytest.raises(SpecError, match="training diverged before step .* Give a lower train.optimizer.learning_rate"):
+        train.run(prepared_ring.spec(*wild), prepared_ring.storage)
+    assert Registry(prepared_ring.storage, "films").versions() == before
 
 
 @pytest.mark.ray

@@ -122,7 +122,7 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def application(recommendations: Recommendations, storage: Storage) -> FastAPI:
-    return web(recommendations, FeedbackLog(storage, "recommender"), MAX_BODY_BYTES)
+    return web(recommendations, FeedbackLog(storage, "recommender"), MAX_BODY_BYTES, "0123456789ab")
 
 
 def request(application: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:

@@ -137,7 +137,7 @@ def test_over_http_a_failing_write_is_503(
     recommendations: Recommendations, to: Callable[..., httpx.Response], problem_in: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "feedback").write_text("a file where the folder should be")
-    application = web(recommendations, FeedbackLog(Storage(str(tmp_path)), "recommender"), 10_000)
+    application = web(recommendations, FeedbackLog(Storage(str(tmp_path)), "recommender"), 10_000, "release")
     response = to(application, "POST", "/feedback", json={"user_id": 1, "item_id": "m2", "rating": 4})
     problem_in(response, 503)
     assert str(tmp_path) not in response.text

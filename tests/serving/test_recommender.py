@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -231,3 +232,12 @@ def test_the_questions_ask_of_a_known_and_an_unknown_user(send: Send, published:
     ]
     assert answers[0]["status"] == "ok"
     assert [answer["cold_start"] for answer in answers[1:]] == [False, True]
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(send: Callable[..., httpx.Response]) -> None:
+    page = send("GET", "/docs").text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("/"), link
+        assert send("GET", link).status_code == 200

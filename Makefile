@@ -1,0 +1,37 @@
+# run: the whole ring on MovieLens, then serve until Ctrl-C      run-once: the same, ask three questions, end
+# test: the whole suite      check: style, types, import rules
+PYTHON ?= python3
+STORAGE ?= $(HOME)/rayline
+SPEC := jobs/specs/recommender.yaml
+BIN := .venv/bin
+RING := $(BIN)/python -m jobs.pipeline $(SPEC) storage=$(STORAGE) $(ARGS)
+SERVE := $(BIN)/python -m serving.app $(SPEC) storage=$(STORAGE) $(ARGS)
+
+.PHONY: run run-once test check
+
+run: .venv/demo
+	$(BIN)/python -m jobs.movielens $(STORAGE)
+	$(BIN)/python -m cluster run -- sh -c '$(RING) && exec $(SERVE)'
+
+run-once: .venv/demo
+	$(BIN)/python -m jobs.movielens $(STORAGE)
+	$(BIN)/python -m cluster run -- sh -c '$(RING) && exec $(SERVE) --once'
+
+test: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: .venv/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+.venv/demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+.venv/test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test,dev]'
+	touch $@ .venv/demo

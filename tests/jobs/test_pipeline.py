@@ -1,0 +1,108 @@
+"""The whole ring on the suite's cluster: in order, skipped when unchanged, closed by feedback, safe to kill."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster.lifecycle import Cluster
+from cluster.registry import CHAMPION, Registry
+from jobs import pipeline
+from serving.app import remove, stop_if_idle
+from serving.ask import Question, ask
+from tests.jobs.conftest import Ring
+
+SEARCH = ("tune.num_trials=2", "train.num_epochs=20", "train.early_stopping.patience=20")
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def serving(cluster: Cluster, port: int) -> Iterator[tuple[str, ...]]:
+    """Overrides that serve at a free port; what was served is removed afterwards."""
+    yield (f"serving.port={port}",)
+    remove("films")
+    stop_if_idle()
+
+
+def metrics_of_champion(ring: Ring) -> dict[str, Any]:
+    version = Registry(ring.storage, "films").resolve(CHAMPION)
+    content: dict[str, Any] = json.loads(ring.storage.read(f"models/films/{version}/metrics.json"))
+    return content["test"]
+
+
+@pytest.mark.ray
+def test_the_ring_serves_skips_and_closes(
+    cluster: Cluster, ring: Ring, port: int, serving: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ring.spec(*serving)
+    first = pipeline.run(spec, ring.storage)
+    assert first.why == "ran prepare, train, serve"
+    said = capsys.readouterr().out
+    places = [said.index(f"{stage}: ") for stage in ("collect", "tune", "serve")]
+    assert places == sorted(places)
+
+    again = pipeline.run(spec, ring.storage)
+    assert (again.ran, again.why) == (False, "all unchanged")
+    assert "train: skipped (unchanged)" in capsys.readouterr().out
+
+    address = f"http://127.0.0.1:{port}/films"
+    status, answer = ask(address, Question("", "/recommend", {"user_id": 3, "k": 5}))
+    assert (status, len(answer["items"])) == (200, 5)
+    rating = {"user_id": 3, "item_id": answer["items"][0]["item_id"], "rating": 5.0, "event_id": "once"}
+    for _ in range(2):
+        assert ask(address, Question("", "/feedback", rating))[0] == 202
+
+    closed = pipeline.run(spec, ring.storage)
+    assert closed.why == "ran collect, prepare, train, serve"
+    said = capsys.readouterr().out
+    assert "1 new events" in said
+    assert "prepare: ran (data changed)" in said
+    assert ask(address, Question("", "/health"))[1]["version"] == Registry(ring.storage, "films").resolve(CHAMPION)
+
+
+@pytest.mark.ray
+def test_a_killed_pipeline_is_followed_by_one_that_goes_on(cluster: Cluster, ring: Ring, make_ring: Any) -> None:
+    undisturbed = make_ring()
+    embedded = ("serving.version=none", *SEARCH)  # no such alias: nothing is served
+    code, output = undisturbed.call("jobs.pipeline", *embedded)
+    assert code == 0, output
+
+    killed = 0
+    for moment in ("prepare: splitting", "trial 1/2", "epoch 4/"):
+        process = ring.start("jobs.pipeline", *embedded)
+        kill_once_it_says(process, moment)
+        killed += 1
+    code, output = ring.call("jobs.pipeline", *embedded)
+    assert (code, killed) == (0, 3), output
+    assert "prepare: skipped (unchanged)" in output
+    assert "tune: skipped (unchanged)" in output
+    assert "going on from the checkpoint of step" in output
+    assert metrics_of_champion(ring) == metrics_of_champion(undisturbed)
+
+
+def kill_once_it_says(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+    pytest.fail(f"the pipeline ended before it said '{words}'")
+
+
+def test_plan_names_every_stage_and_writes_nothing(ring: Ring) -> None:
+    planned = pipeline.plan(ring.spec(*SEARCH), ring.storage)
+    for line in ("collect: skip", "prepare: run (first run)", "tune: run (first run)", "train: run", "serve: champion"):
+        assert line in planned
+    assert not ring.storage.exists("prepared")
+    assert not ring.storage.exists("plans")
