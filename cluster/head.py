@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,10 @@ START_TIMEOUT_S = 180.0
 STOP_PATIENCE_S = 15.0
 POLL_S = 0.2
 NUM_TAIL_LINES = 15
-START_LOG = "start.log"
+PREFERRED_PORTS = (6379, 8265, 52365, 10001)
+"""Of the GCS, the dashboard, the node's agent and Ray Client."""
+SIGNS_OF_BAD_LUCK = ("already occupied", "already in use", "imed out")
+"""A port was taken after it was found free, or the machine was too busy for Ray's fixed time-outs: worth a retry."""
 NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # they point into another cluster
 LOGS_OF_A_FAILED_START = ("raylet.err", "gcs_server.err", "gcs_server.out", "dashboard.log", "raylet.out")
 
@@ -49,41 +51,12 @@ def start_head(
         ClusterError: it did not come up; the message ends with Ray's own log, and nothing is left running.
     """
     ensure_token()
-    scratch = make_scratch()
-    gcs, agent, client = free_ports(6379, 52365, 10001)
-    command = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        f"--temp-dir={_ray_folder(scratch)}",
-    ]
-    command += [f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
-    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any free one: a fixed range collides between clusters
-    command += [f"--num-cpus={num_cpus}"] if num_cpus else []
-    with (scratch / START_LOG).open("wb") as log:
-        started = subprocess.Popen(
-            command,
-            cwd=scratch,
-            env=_environment(num_cpus or os.cpu_count() or 1, scratch),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=before_exec,
-        )
-    process = find(started.pid) or Process(started.pid, 0)
     try:
-        address = _await_address(started, scratch, report)
-        dashboard_url = _dashboard_url(scratch)
-    except BaseException:
-        end(process, _mark(scratch), STOP_PATIENCE_S)
-        started.wait()
-        raise
-    return Head(process.pid, process.started_ticks, address, dashboard_url, str(scratch))
+        return _start(num_cpus, PREFERRED_PORTS, report, before_exec)
+    except ClusterError as error:
+        if not any(sign in str(error) for sign in SIGNS_OF_BAD_LUCK):
+            raise
+        return _start(num_cpus, tuple(0 for _ in PREFERRED_PORTS), report, before_exec)
 
 
 def stop_head(head: Head) -> None:
@@ -127,6 +100,41 @@ def forget() -> None:
     _note().unlink(missing_ok=True)
 
 
+def _start(
+    num_cpus: int | None,
+    preferred_ports: tuple[int, ...],
+    report: Callable[[float], None],
+    before_exec: Callable[[], None] | None,
+) -> Head:
+    scratch = make_scratch()
+    gcs, dashboard, agent, client = free_ports(*preferred_ports)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--temp-dir={_ray_folder(scratch)}", f"--port={gcs}", f"--ray-client-server-port={client}"]
+    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={agent}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any free one: a fixed range collides between clusters
+    command += [f"--num-cpus={num_cpus}"] if num_cpus else []
+    with (scratch / "start.log").open("wb") as log:
+        started = subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=_environment(num_cpus or os.cpu_count() or 1, scratch),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=before_exec,
+        )
+    process = find(started.pid) or Process(started.pid, 0)
+    try:
+        address = _await_address(started, scratch, report)
+    except BaseException:
+        end(process, _mark(scratch), STOP_PATIENCE_S)
+        started.wait()
+        raise
+    return Head(process.pid, process.started_ticks, address, f"http://127.0.0.1:{dashboard}", str(scratch))
+
+
 def _note() -> Path:
     return Path.home() / ".rayline" / "cluster.json"
 
@@ -159,18 +167,10 @@ def _await_address(started: "subprocess.Popen[bytes]", scratch: Path, report: Ca
     return ready.read_text(encoding="ascii").strip()
 
 
-def _dashboard_url(scratch: Path) -> str:
-    # Ray tries the ports from 8265 on and prints the one it got; a port of our choice might be taken before it binds.
-    match = re.search(r"http://127\.0\.0\.1:\d+", (scratch / START_LOG).read_text(encoding="utf-8", errors="replace"))
-    if match is None:
-        raise ClusterError(f"the cluster started without its dashboard, which jobs are sent to. All logs: {scratch}")
-    return match.group()
-
-
 def _diagnosis(scratch: Path, code: int | None, waited_s: float) -> str:
     what = f"`ray start` ended with {code}" if code is not None else "it was not ready"
     logs = [
-        scratch / START_LOG,
+        scratch / "start.log",
         *(_ray_folder(scratch) / "session_latest/logs" / name for name in LOGS_OF_A_FAILED_START),
     ]
     tails = [f"--- {path}\n{_tail(path)}" for path in logs if path.is_file() and path.stat().st_size]

@@ -81,14 +81,17 @@ def family(root: Process, mark: str) -> set[Process]:
 
 
 def end(root: Process, mark: str, patience_s: float) -> set[Process]:
-    """Ask `root` to end, wait, then kill what is left of its family; returns what survived even that."""
+    """Ask `root` to end, then the rest of its family, then kill what is left; returns what survived even that.
+
+    Each of the three has `patience_s` to take effect.
+    """
     known = family(root, mark)
-    for process in {root} & known or known:
-        _send(process, signal.SIGTERM)
-    known |= _wait_gone(root, mark, known, patience_s)
-    for process in known & set(running()):
-        _send(process, signal.SIGKILL)
-    _wait_gone(root, mark, known, patience_s)
+    _send({root} & known, signal.SIGTERM)
+    _wait_gone({root}, patience_s)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        known |= family(root, mark)
+        _send(known, number)
+        _wait_gone(known, patience_s)
     return known & set(running())
 
 
@@ -126,12 +129,10 @@ def attend(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _wait_gone(root: Process, mark: str, known: set[Process], patience_s: float) -> set[Process]:
+def _wait_gone(processes: set[Process], patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    while known & set(running()) and time.monotonic() < deadline:
+    while processes & set(running()) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        known = known | family(root, mark)
-    return known
 
 
 def _carries(process: Process, mark: str) -> bool:
@@ -141,6 +142,7 @@ def _carries(process: Process, mark: str) -> bool:
         return False
 
 
-def _send(process: Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process.pid, number)
+def _send(processes: set[Process], number: signal.Signals) -> None:
+    for process in processes & set(running()):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.command import run as run_command
-from cluster.errors import DataError, StorageError
+from cluster.errors import DataError, SpecError, StorageError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
 from jobs.dataset import as_table, each_file
 from jobs.features.columns import Column
 from jobs.lineage import Made
-from jobs.raw import read_blocks
+from jobs.raw import RawBlock, read_blocks
 from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
 from jobs.workloads import WORKLOADS
@@ -32,27 +32,28 @@ from jobs.workloads import WORKLOADS
 EVENT_ID = "event_id"
 RECEIVED_AT = "received_at"
 SOURCES = b"rayline.sources"
-COLLECTED = re.compile(r"collected-(\d{6})\.parquet$")
+COLLECTED = re.compile(r"/collected-(\d{6})\.parquet$")
 
 
 def run(spec: RingSpec, storage: Storage) -> Made:
     """Add the feedback that was not yet collected to the raw events.
 
     Raises:
+        DataError: a feedback file or one that an earlier run added is damaged or gone.
         StorageError: another collect added a file at the same moment; nothing was lost, run it again.
     """
     collected = _collected(spec, storage)
     waiting = _waiting(spec, storage, collected)
     if not waiting:
         return Made("collect", "", False, "no new feedback")
+    name = _next_name(spec, storage, collected)
     with connected():
         events = _distinct(_read(spec, storage, waiting), _known_ids(storage, collected))
-    name = f"{spec.raw.events.path}/collected-{len(collected) + 1:06d}.parquet"
     try:
-        storage.create(name, _as_parquet(events, waiting))
+        storage.create(name, _as_parquet(events.rename_columns(_raw_names(spec, events.column_names)), waiting))
     except FileExistsError:
         raise StorageError(f"another collect wrote '{name}' at the same moment; run collect again") from None
-    return Made("collect", name, True, f"{len(waiting)} new feedback files", f"{events.num_rows:,} new events")
+    return Made("collect", name, True, f"{_files(waiting)} of new feedback", f"{events.num_rows:,} new events")
 
 
 def plan(spec: RingSpec, storage: Storage) -> str:
@@ -61,8 +62,19 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     waiting = _waiting(spec, storage, collected)
     if not waiting:
         return "collect: skip, no new feedback"
-    name = f"{spec.raw.events.path}/collected-{len(collected) + 1:06d}.parquet"
-    return f"collect: run\n  read {len(waiting)} feedback files\n  write {name}"
+    name = _next_name(spec, storage, collected)
+    return f"collect: run\n  read {_files(waiting)} of new feedback\n  write {name}"
+
+
+def _files(paths: Sequence[str]) -> str:
+    return f"{len(paths):,} file{'s' if len(paths) != 1 else ''}"
+
+
+def _next_name(spec: RingSpec, storage: Storage, collected: Sequence[str]) -> str:
+    path = spec.raw.events.path
+    if any(str(info.path) == storage.path(path) for info in storage.files(path)):
+        raise SpecError(f"raw.events.path='{path}' is a file, feedback is added to a folder; name the folder it is in")
+    return f"{path}/collected-{len(collected) + 1:06d}.parquet"
 
 
 def _collected(spec: RingSpec, storage: Storage) -> list[str]:
@@ -91,8 +103,13 @@ def _waiting(spec: RingSpec, storage: Storage, collected: Sequence[str]) -> list
 
 
 def _sources(storage: Storage, path: str) -> list[str]:
-    metadata = pq.read_metadata(path, filesystem=storage.filesystem).metadata or {}
-    sources: list[str] = json.loads(metadata[SOURCES])
+    try:
+        sources: list[str] = json.loads(pq.read_metadata(path, filesystem=storage.filesystem).metadata[SOURCES])
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise DataError(
+            f"'{path}' does not say which feedback it was made of ({error}); put back the file that collect wrote, "
+            "or give a file of your own another name"
+        ) from None
     return sources
 
 
@@ -112,14 +129,36 @@ def _read(spec: RingSpec, storage: Storage, waiting: Sequence[str]) -> pa.Table:
     workload = WORKLOADS[spec.workload.kind]
     columns = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
     columns += list(workload.event_columns(spec.workload))
+    nothing = pa.table({column.name: pa.array([], pa.string()) for column in columns})
 
     def read(path: str) -> Iterator[pa.Table]:
+        yield nothing  # so that an empty file has the columns, too
         for block in read_blocks(storage, path, columns):
-            if block.unreadable:
-                raise DataError(f"feedback file '{path}' is damaged: {block.unreadable[0][1]}; mend or remove it")
+            fault = _fault(block)
+            if fault:
+                raise DataError(f"feedback file '{path}' is damaged: {fault}; mend or remove it")
             yield block.rows
 
     return as_table(each_file([storage.path(path) for path in waiting], read))
+
+
+def _fault(block: RawBlock) -> str | None:
+    """What no service writes; the values of an event are for prepare to check."""
+    if block.unreadable:
+        return block.unreadable[0][1]
+    missing = [name for name in (EVENT_ID, RECEIVED_AT) if block.rows.column(name).null_count]
+    return f"{missing[0]} is missing" if missing else None
+
+
+def _raw_names(spec: RingSpec, names: Sequence[str]) -> list[str]:
+    """The names that the raw files have for columns."""
+    renamed = spec.raw.events.columns
+    for ours in (EVENT_ID, RECEIVED_AT):
+        if ours in renamed.values():
+            raise SpecError(
+                f"raw.events.columns names a column '{ours}', which collect adds of its own; rename it in the raw files"
+            )
+    return [renamed.get(name, name) for name in names]
 
 
 def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:

@@ -27,15 +27,16 @@ def map_blocks(rows: Dataset, function: Callable[[pa.Table], pa.Table]) -> Datas
 
 
 def as_table(rows: Dataset) -> pa.Table:
-    """All rows in this process."""
-    return pa.concat_tables(ray.get(rows.to_arrow_refs()))
+    """All rows in this process; no columns where there was nothing to read them from."""
+    blocks = [block for block in ray.get(rows.to_arrow_refs()) if block.num_columns]  # none of an empty file
+    return pa.concat_tables(blocks) if blocks else pa.table({})
 
 
 def _show_progress_only() -> None:
-    """Progress bars on a terminal, none elsewhere; Ray Data's log lines stay in its log file."""
+    """Progress bars on a terminal, none elsewhere; Ray Data's log lines, errors too, stay in its log file."""
     context = DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
     context.print_on_execution_start = False
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.CRITICAL)  # an error is raised as well, and told by who catches it

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ClusterError
-from cluster.head import Head, start_head, stop_head
+from cluster.head import start_head, stop_head
 from cluster.lifecycle import Cluster, connected
 from cluster.processes import dying_with_parent
 
@@ -25,7 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.delenv("RAY_AUTH_TOKEN", raising=False)
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
-        head = _start_with_one_retry()
+        head = start_head(NUM_CPUS, _ignore, dying_with_parent())
         try:
             patch.setenv("RAY_ADDRESS", head.address)
             with connected() as joined:
@@ -41,15 +40,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
-
-
-def _start_with_one_retry() -> Head:
-    try:
-        return start_head(NUM_CPUS, _ignore, dying_with_parent())
-    except ClusterError as error:
-        # Ray's own time-outs are short for a machine under load, and cannot be set.
-        print(f"first try failed: {error}")
-        return start_head(NUM_CPUS, _ignore, dying_with_parent())
 
 
 def _ignore(waited_s: float) -> None:

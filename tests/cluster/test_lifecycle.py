@@ -161,7 +161,8 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_ADDRESS", up.dashboard_url)
-        python("-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--", "sleep", "612")
+        sent = python("-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--", "sleep", "612")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
     deadline = time.monotonic() + 60
     while not (job := sleeping_jobs(up)) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -195,7 +196,6 @@ def test_run_takes_down_the_cluster_it_started_after_the_command_had_time_to_sto
         [sys.executable, "-m", "cluster", "run", "--num-cpus", "2", "--", "bash", "-c", script],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert runner.stdout is not None

@@ -257,6 +257,7 @@ def test_a_json_line_may_leave_out_a_column_that_another_has(tmp_path: Path) -> 
     [
         ("empty.csv", b"", "has no CSV header, its first line is empty"),
         ("blank.csv", b"\n \n", "has no CSV header, its first line is empty"),
+        ("mark alone.csv", "\ufeff\n".encode(), "has no CSV header, its first line is empty"),
         ("utf-16.csv", "a,b\n1,2\n".encode("utf-16"), "has no CSV header, its first line is no UTF-8"),
         ("quote.csv", b'a,"b\n1,2\n', "has no CSV header, its first line leaves a quote open"),
         ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 1000)[:40], "cannot be read"),

@@ -107,6 +107,14 @@ def test_what_is_loaded_equals_what_was_saved_bit_for_bit(tmp_path: Path, optimi
     assert_equal(other, run)
 
 
+def test_the_settings_of_the_optimizer_are_loaded_too(tmp_path: Path) -> None:
+    run, other = new_run("momentum").train(0, 3), new_run("momentum", seed=1)
+    run.optimizer.param_groups[0].update(lr=0.125, momentum=0.5)
+    checkpoints_in(tmp_path).save(run.model, run.optimizer, PROGRESS, keep=2)
+    checkpoints_in(tmp_path).load(3, other.model, other.optimizer)
+    assert [other.optimizer.param_groups[0][name] for name in ("lr", "momentum")] == [0.125, 0.5]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Path, optimizer: str) -> None:
     run = new_run(optimizer).train(0, 3)
