@@ -63,8 +63,9 @@ def main() -> None:
         f"""# The recommender against its baselines
 
 MovieLens (100,004 ratings, 671 users, 9,066 films), `jobs/specs/recommender.yaml` without tune, {seeds} seeds,
-{platform.machine()} with Python {platform.python_version()}. Held out: the latest 10 % by time. Baselines: popularity for the
-rankings (higher is better), the training mean for RMSE (lower is better). Made by `python benchmarks/recommender_quality.py`.
+{platform.machine()} with Python {platform.python_version()}. Held out: the latest 10 % by time.
+Baselines: popularity for the rankings (higher is better), the training mean for RMSE (lower is better).
+Made by `python benchmarks/recommender_quality.py`.
 
 {table}
 """

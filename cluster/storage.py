@@ -155,6 +155,13 @@ class Storage:
         self.filesystem.create_dir(self.path(staged), recursive=True)
         return staged
 
+    def discard_staged(self, parent: str) -> None:
+        """Remove what writers that died have left unpublished below `parent`; nobody may be writing there."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path(parent), allow_not_found=True))
+        for info in found:
+            if info.type == fs.FileType.Directory and _is_hidden(str(info.base_name)):
+                self.filesystem.delete_dir(info.path)
+
     def commit(self, staged: str, folder: str, manifest: Mapping[str, Any]) -> None:
         """Make `folder` appear with all that lies in `staged`.
 

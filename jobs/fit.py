@@ -140,6 +140,8 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str) -> _Training:
 
 
 def _resume(training: _Training, checkpoints: Checkpoints | None) -> Progress:
+    if checkpoints and rank() == 0:
+        checkpoints.storage.discard_staged(checkpoints.folder)
     # The first worker looks: a listing of another moment could show the others another step.
     steps = from_first(checkpoints.steps() if checkpoints else [])
     if not checkpoints or not steps:

@@ -6,6 +6,7 @@ Trials are drawn by Optuna's TPE (Bergstra et al., 2011) and the weak ones stopp
 Each runs the same `fit` as train, on one worker: the loss of a step does not depend on the layout.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,18 +20,23 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster.command import run as run_command
-from cluster.errors import SpecError
+from cluster.errors import SpecError, user_error_in
 from cluster.lifecycle import connected
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs.fit import EpochReport, check, fit
-from jobs.lineage import Made, prepared_folder, tune_inputs, why_new
+from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new
 from jobs.search.plan import Plan, Trial, plan_folder, read_plan, show_values, write_plan
 from jobs.search.space import sample
 from jobs.spec import RangeSpec, RingSpec
 from jobs.stage import main as stage_main
 
 EPOCH = "training_iteration"
+SEARCHED = ("workload.", "train.")
+NOT_SEARCHED = {
+    "train.num_epochs": "tune.num_epochs says how long a trial is",
+    "train.early_stopping": "it says which trial is the best",
+}
 
 
 def run(spec: RingSpec, storage: Storage) -> Made:
@@ -43,7 +49,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if spec.tune.num_trials == 0:
         return Made("tune", "", False, "tune.num_trials is 0")
     check(spec)
-    _check_space(spec)
+    _check_space(spec, storage)
     inputs = tune_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
     folder = plan_folder(spec.name, inputs.key)
@@ -62,7 +68,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     if spec.tune.num_trials == 0:
         return "tune: skip, tune.num_trials is 0"
     check(spec)
-    _check_space(spec)
+    _check_space(spec, storage)
     inputs = tune_inputs(spec, storage)
     found = read_plan(storage, spec.name, inputs.key)
     if found:
@@ -84,15 +90,30 @@ def _show(values: Any) -> str:
     return ", ".join(map(str, values))
 
 
-def _check_space(spec: RingSpec) -> None:
-    """Raise SpecError unless the spec takes every value of the space."""
+def _check_space(spec: RingSpec, storage: Storage) -> None:
+    """Raise SpecError unless the spec takes every value of the space, and all share the rows that are prepared."""
     if not spec.tune.space:
         raise SpecError("tune.space is empty but tune.num_trials is not 0; give keys to search, or tune.num_trials=0")
     for key, values in spec.tune.space.items():
         if not values:
-            raise SpecError(f"tune.space.{key} lists no value")
+            raise SpecError(f"tune.space.{key} lists no value; give one, or leave the key out")
         for value in (values.low, values.high) if isinstance(values, RangeSpec) else values:
-            check(with_values(spec, {key: value}))
+            try:
+                _check_value(spec, storage, key, value)
+            except SpecError as error:
+                raise SpecError(f"tune.space.{key}={value}: {error}") from None
+
+
+def _check_value(spec: RingSpec, storage: Storage, key: str, value: Any) -> None:
+    tried = with_values(spec, {key: value})
+    check(tried)
+    for prefix, reason in NOT_SEARCHED.items():
+        if f"{key}.".startswith(f"{prefix}."):
+            raise SpecError(f"{prefix} cannot be searched, {reason}")
+    if not key.startswith(SEARCHED):
+        raise SpecError(f"only keys of workload and train can be searched, '{key}' is neither")
+    if key.startswith("workload.") and prepare_inputs(tried, storage).key != prepare_inputs(spec, storage).key:
+        raise SpecError(f"another {key} needs other prepared rows, and all trials share them; set it in the spec")
 
 
 def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Plan:
@@ -128,7 +149,7 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
 
 
 class _Progress(Callback):
-    """A line a finished trial."""
+    """A line a trial that came to its end."""
 
     def __init__(self, num_trials: int, metric: str):
         self._num_trials, self._metric = num_trials, metric
@@ -137,22 +158,36 @@ class _Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial comes to its end or is stopped."""
+        result = trial.last_result
+        self._print(trial, f"{self._metric} {result[self._metric]:.4f} after {result['num_epochs']} epochs")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial fails."""
+        error = trial.get_error()
+        self._print(trial, f"failed: {(error and user_error_in(error)) or error}")
+
+    def _print(self, trial: Any, outcome: str) -> None:
         self._num_done += 1
         left_s = (time.monotonic() - self._started) / self._num_done * (self._num_trials - self._num_done)
-        result = trial.last_result
-        print(
-            f"trial {self._num_done}/{self._num_trials}  {show_values(trial.config)}  "
-            f"{self._metric} {result[self._metric]:.4f} after {result['num_epochs']} epochs  {left_s:.0f} s left",
-            flush=True,
-        )
+        number = f"trial {self._num_done}/{self._num_trials}"
+        print(f"{number}  {show_values(trial.config)}  {outcome}  {left_s:.0f} s left", flush=True)
 
 
 def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:
-    """What Ray Tune calls for every trial."""
+    """What Ray Tune calls for every trial.
+
+    Raises:
+        SpecError: the weights diverged.
+    """
     spec = parse(RingSpec, settings["spec"], "the driver's spec")
     spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs, "layout.replicate": 1})
 
     def report(epoch: EpochReport) -> None:
+        if not math.isfinite(epoch.loss):
+            raise SpecError(
+                f"training diverged in epoch {epoch.epoch}: the loss is not finite. "
+                "Search lower values of train.optimizer.learning_rate"
+            )
         ray.tune.report({**epoch.metrics, "num_epochs": epoch.epoch})
 
     fit(spec, Storage(settings["storage"]), settings["prepared"], None, report)

@@ -216,3 +216,13 @@ def test_it_pickles_as_its_uri_alone(storage: Storage) -> None:
     copy = pickle.loads(pickle.dumps(storage))
     assert copy == storage
     copy.check_writable()
+
+
+def test_what_a_dead_writer_left_is_discarded_and_nothing_else(storage: Storage, source: Path) -> None:
+    storage.publish(source, "checkpoints/run/step-1", {})
+    storage.upload(source, storage.stage("checkpoints/run/step-2"))
+    storage.write("checkpoints/run/tensorboard/events", b"kept")
+    storage.discard_staged("checkpoints/run")
+    assert sorted(names_in(storage.path("checkpoints/run"))) == ["step-1", "tensorboard"]
+    assert_whole(storage, "checkpoints/run/step-1")
+    storage.discard_staged("checkpoints/no such run")
