@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from cluster.processes import Process, end, find
 
 START_TIMEOUT_S = 180.0
-STOP_PATIENCE_S = 15.0
+STOP_PATIENCE_S = 5.0
 POLL_S = 0.2
 NUM_TAIL_LINES = 15
 PREFERRED_PORTS = (6379, 8265, 52365, 10001)

@@ -89,7 +89,7 @@ def describe(cluster: Cluster) -> list[str]:
         f"cluster at {cluster.address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}, {', '.join(units)}",
         f"dashboard: {cluster.dashboard_url or 'none'}",
         *(f"node {node['NodeManagerAddress']}: {_resources(node['Resources'])}" for node in nodes),
-        *(f"application {name}: {app.status}" for name, app in applications.items()),
+        *(f"application {name}: {app.status.value}" for name, app in applications.items()),
     ]
 
 

@@ -22,7 +22,7 @@ from cluster.errors import DataError, SpecError, StorageError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
 from jobs.dataset import as_table, each_file
-from jobs.features.columns import Column
+from jobs.features.columns import Column, rename
 from jobs.lineage import Made
 from jobs.raw import RawBlock, read_blocks
 from jobs.spec import RingSpec
@@ -47,10 +47,12 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if not waiting:
         return Made("collect", "", False, "no new feedback")
     name = _next_name(spec, storage, collected)
+    columns = _columns(spec)
+    names = _raw_names(spec, columns)
     with connected():
-        events = _distinct(_read(spec, storage, waiting), _known_ids(storage, collected))
+        events = _distinct(_read(storage, waiting, columns), _known_ids(storage, collected))
     try:
-        storage.create(name, _as_parquet(events.rename_columns(_raw_names(spec, events.column_names)), waiting))
+        storage.create(name, _as_parquet(events.rename_columns(names), waiting))
     except FileExistsError:
         raise StorageError(f"another collect wrote '{name}' at the same moment; run collect again") from None
     return Made("collect", name, True, f"{_files(waiting)} of new feedback", f"{events.num_rows:,} new events")
@@ -124,11 +126,24 @@ def _chunks(array: Any) -> list[pa.Array]:
     return list(array.chunks) if isinstance(array, pa.ChunkedArray) else [array]
 
 
-def _read(spec: RingSpec, storage: Storage, waiting: Sequence[str]) -> pa.Table:
+def _columns(spec: RingSpec) -> list[Column]:
+    """What is kept of an event."""
+    ours = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
+    return ours + list(WORKLOADS[spec.workload.kind].event_columns(spec.workload))
+
+
+def _raw_names(spec: RingSpec, columns: Sequence[Column]) -> list[str]:
+    """The names that the columns have in the raw files."""
+    for ours in (EVENT_ID, RECEIVED_AT):
+        if ours in spec.raw.events.columns.values():
+            raise SpecError(
+                f"raw.events.columns names a column '{ours}', which collect adds of its own; rename it in the raw files"
+            )
+    return [column.in_files for column in rename(columns, spec.raw.events.columns)]
+
+
+def _read(storage: Storage, waiting: Sequence[str], columns: Sequence[Column]) -> pa.Table:
     """All events of these files, as text."""
-    workload = WORKLOADS[spec.workload.kind]
-    columns = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
-    columns += list(workload.event_columns(spec.workload))
     nothing = pa.table({column.name: pa.array([], pa.string()) for column in columns})
 
     def read(path: str) -> Iterator[pa.Table]:
@@ -148,17 +163,6 @@ def _fault(block: RawBlock) -> str | None:
         return block.unreadable[0][1]
     missing = [name for name in (EVENT_ID, RECEIVED_AT) if block.rows.column(name).null_count]
     return f"{missing[0]} is missing" if missing else None
-
-
-def _raw_names(spec: RingSpec, names: Sequence[str]) -> list[str]:
-    """The names that the raw files have for columns."""
-    renamed = spec.raw.events.columns
-    for ours in (EVENT_ID, RECEIVED_AT):
-        if ours in renamed.values():
-            raise SpecError(
-                f"raw.events.columns names a column '{ours}', which collect adds of its own; rename it in the raw files"
-            )
-    return [renamed.get(name, name) for name in names]
 
 
 def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:

@@ -210,9 +210,12 @@ def _plan(results: ResultGrid, metric: str, mode: str) -> Plan:
 
 def _trial(result: Any, metric: str, mode: str) -> Trial:
     epochs = result.metrics_dataframe
+    failed = Trial(result.config or {}, None, 0, 0.0)
     if result.error or epochs is None or epochs.empty:
-        return Trial(result.config or {}, None, 0, 0.0)
+        return failed
     best = float(epochs[metric].max() if mode == "max" else epochs[metric].min())
+    if not math.isfinite(best):
+        return failed
     return Trial(result.config, best, int(epochs["num_epochs"].max()), float(epochs["time_total_s"].max()))
 
 

@@ -179,7 +179,7 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
 
 def sleeping_jobs(head: Head) -> set[Process]:
     members = family(head.process, f"RAYLINE_CLUSTER={head.scratch}")
-    return {process for process in members if command_of(process) == b"sleep\0612\0"}
+    return {process for process in members if command_of(process).split(b"\0")[:2] == [b"sleep", b"612"]}
 
 
 def command_of(process: Process) -> bytes:

@@ -1,18 +1,17 @@
 """Ray Data as the stages use it, on the suite's cluster."""
 
-import logging
-import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
+import ray
 from ray.data import DataContext
 
 from cluster.lifecycle import Cluster
 from jobs.dataset import as_table, each_file, map_blocks
 
 NUM_ROWS = 5
+PATHS = [f"file-{number}-of-{number % 4}" for number in range(13)]
 
 
 def blocks_of(path: str) -> Iterator[pa.Table]:
@@ -22,27 +21,52 @@ def blocks_of(path: str) -> Iterator[pa.Table]:
 
 
 def rows_of(table: pa.Table) -> list[tuple[str, int, int]]:
-    return [(row["path"], row["block"], row["row"]) for row in table.to_pylist()]
+    return sorted((row["path"], row["block"], row["row"]) for row in table.to_pylist())
+
+
+def every_row() -> list[tuple[str, int, int]]:
+    return sorted((path, block, row) for path in PATHS for block in range(int(path[-1])) for row in range(NUM_ROWS))
+
+
+def sized(block: pa.Table) -> pa.Table:
+    return pa.table({"num_rows": [block.num_rows]})
 
 
 @pytest.mark.ray
-def test_every_block_of_every_file_comes_out_once(cluster: Cluster) -> None:
-    paths = [f"file-{number}-{number % 4}" for number in range(13)]
-    expected = [
-        (path, block, row) for path in paths for block in range(int(path[-1])) for row in range(NUM_ROWS)
-    ]
-    assert sorted(rows_of(as_table(each_file(paths, blocks_of)))) == sorted(expected)
+def test_every_block_of_every_file_comes_out_once_also_beside_files_without_any(cluster: Cluster) -> None:
+    assert rows_of(as_table(each_file(PATHS, blocks_of))) == every_row()
 
 
 @pytest.mark.ray
-def test_a_file_is_not_held_in_memory_as_a_whole(cluster: Cluster) -> None:
-    num_blocks, block_bytes = 40, 16 * 1024 * 1024
+def test_files_without_any_block_are_a_table_without_columns(cluster: Cluster) -> None:
+    table = as_table(each_file(["file-of-0", "other-of-0"], blocks_of))
+    assert (table.num_rows, table.num_columns) == (0, 0)
 
+
+@pytest.mark.ray
+def test_a_large_file_comes_in_several_blocks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 1024)
+    rows = each_file(["large-of-9"], blocks_of).materialize()
+    assert rows.num_blocks() > 1
+    assert rows.count() == 9 * NUM_ROWS
+
+
+@pytest.mark.ray
+def test_a_function_of_blocks_sees_each_whole_and_once(cluster: Cluster) -> None:
+    rows = each_file(PATHS, blocks_of).materialize()
+    blocks = [block.num_rows for block in ray.get(rows.to_arrow_refs()) if block.num_rows]
+    sizes = as_table(map_blocks(rows, sized)).column("num_rows").to_pylist()
+    assert len(blocks) > 1
+    assert sorted(size for size in sizes if size) == sorted(blocks)
+
+
+@pytest.mark.ray
+def test_an_error_of_reading_is_raised_and_not_printed_as_a_log(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
     def read(path: str) -> Iterator[pa.Table]:
-        for _ in range(num_blocks):
-            yield pa.table({"byte": pa.array(bytes(block_bytes), pa.uint8())})
+        raise ValueError(f"{path} is broken")
 
-    sizes = each_file(["only"], read).map_batches(
-        lambda block: pa.table({"size": [block.num_rows]}), batch_size=None, batch_format="pyarrow"
-    )
-    assert as_table(sizes).column("size").to_pylist() == [block_bytes] * num_blocks
+    with pytest.raises(ValueError, match="file is broken"):
+        as_table(each_file(["file"], read))
+    assert "broken" not in capfd.readouterr().err

@@ -1,0 +1,209 @@
+"""tune on the suite's cluster: the plan it writes, what it refuses, and what a death leaves behind."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._private.state import actors
+from ray.util import placement_group_table
+
+from cluster.errors import DataError, SpecError
+from cluster.lifecycle import Cluster
+from jobs import train, tune
+from jobs.lineage import tune_inputs
+from jobs.search.plan import Plan, read_plan
+from tests.jobs.conftest import Ring
+
+SEARCH = ("tune.num_trials=4", "workload.num_negatives=32")
+"""Over the space of the spec: batch sizes 64 and 128, learning rates from 1e-3 to 1e-1, two epochs."""
+WILD = ("tune.space={train.optimizer.learning_rate: [0.02, 1.0e+30]}", "train.optimizer.name=sgd", "tune.num_trials=4")
+
+
+def plan_of(ring: Ring, *overrides: str) -> Plan | None:
+    spec = ring.spec(*overrides)
+    return read_plan(ring.storage, spec.name, tune_inputs(spec, ring.storage).key)
+
+
+def searched(ring: Ring, *overrides: str) -> Plan:
+    made = tune.run(ring.spec(*overrides), ring.storage)
+    assert made.ran
+    found = plan_of(ring, *overrides)
+    assert found is not None
+    assert made.summary == found.line()
+    return found
+
+
+def in_use() -> dict[str, list[Any]]:
+    """What trials may hold of the cluster: actors that live, and placement groups."""
+    living: Mapping[str, Any] = actors()
+    return {
+        "actors": [actor for actor in living.values() if actor["State"] != "DEAD"],
+        "groups": [group for group in placement_group_table().values() if group["state"] != "REMOVED"],
+    }
+
+
+@pytest.fixture(scope="module")
+def found(cluster: Cluster, prepared_ring: Ring) -> Plan:
+    return searched(prepared_ring, *SEARCH)
+
+
+@pytest.mark.ray
+def test_every_trial_is_accounted_for_with_values_of_the_space(found: Plan) -> None:
+    assert len(found.trials) == 4
+    for trial in found.trials:
+        assert set(trial.values) == {"train.batch_size", "train.optimizer.learning_rate"}
+        assert trial.values["train.batch_size"] in (64, 128)
+        assert 1e-3 <= trial.values["train.optimizer.learning_rate"] <= 1e-1
+        assert trial.best is not None
+        assert 0 < trial.best <= 1
+        assert trial.num_epochs in (1, 2)
+        assert trial.seconds > 0
+    assert max(trial.num_epochs for trial in found.trials) == 2
+    assert len({trial.values["train.optimizer.learning_rate"] for trial in found.trials}) == 4
+
+
+@pytest.mark.ray
+def test_the_plan_is_the_best_of_its_trials(found: Plan) -> None:
+    assert found.metric == "ndcg_at_10"
+    assert found.best == max(trial.best for trial in found.trials if trial.best is not None)
+    assert found.values in [trial.values for trial in found.trials if trial.best == found.best]
+
+
+@pytest.mark.ray
+def test_a_second_run_is_skipped_with_the_plan(prepared_ring: Ring, found: Plan) -> None:
+    again = tune.run(prepared_ring.spec(*SEARCH), prepared_ring.storage)
+    assert (again.ran, again.why, again.summary) == (False, "unchanged", found.line())
+    assert prepared_ring.storage.is_published(again.folder)
+    assert f"tune: skip, {again.folder} is there: {found.line()}" == tune.plan(
+        prepared_ring.spec(*SEARCH), prepared_ring.storage
+    )
+
+
+@pytest.mark.ray
+def test_a_search_leaves_only_its_plan(prepared_ring: Ring, found: Plan) -> None:
+    plans = Path(prepared_ring.storage.path("plans/films"))
+    assert [path for path in plans.iterdir() if path.name.startswith(".")] == []
+    wait_until_free()
+
+
+@pytest.mark.ray
+def test_a_changed_space_is_named_as_the_reason(prepared_ring: Ring, found: Plan) -> None:
+    changed = prepared_ring.spec(*SEARCH, "tune.space={train.batch_size: [64, 256]}")
+    planned = tune.plan(changed, prepared_ring.storage)
+    assert "tune: run (spec changed: tune.space.train.batch_size.1 128 -> 256; " in planned
+    assert "spec changed: tune.space.train.optimizer.learning_rate " in planned
+
+
+@pytest.mark.ray
+def test_train_goes_by_the_plan(prepared_ring: Ring, found: Plan) -> None:
+    planned = train.plan(prepared_ring.spec(*SEARCH), prepared_ring.storage)
+    assert f"plan: {found.line()}" in planned
+    assert f"global batch {found.values['train.batch_size']}, at most 4 epochs" in planned
+    assert f"adamw, learning rate {found.values['train.optimizer.learning_rate']:g} (cosine)" in planned
+    without = train.plan(prepared_ring.spec(*SEARCH, "seed=5"), prepared_ring.storage)
+    assert "plan: none yet (python -m jobs.tune SPEC makes one)" in without
+
+
+@pytest.mark.ray
+def test_trials_that_diverge_are_kept_as_failed_and_the_others_count(prepared_ring: Ring, cluster: Cluster) -> None:
+    by_rmse = ("train.early_stopping={metric: rmse, mode: min}",)
+    plan = searched(prepared_ring, *WILD, *by_rmse)
+    rates = [trial.values["train.optimizer.learning_rate"] for trial in plan.trials]
+    assert sorted(set(rates)) == [0.02, 1e30]
+    for trial, rate in zip(plan.trials, rates, strict=True):
+        assert (trial.best is None) == (rate == 1e30)
+    assert plan.values == {"train.optimizer.learning_rate": 0.02}
+    values = [trial.best for trial in plan.trials if trial.best is not None]
+    assert plan.best == min(values)
+    assert math.isfinite(plan.best)
+
+
+@pytest.mark.ray
+def test_a_search_in_which_every_trial_fails_says_why(prepared_ring: Ring, cluster: Cluster) -> None:
+    code, output = prepared_ring.call(
+        "jobs.tune", *WILD, "tune.space={train.optimizer.learning_rate: [1.0e+30]}", "tune.num_trials=2"
+    )
+    assert code == 2, output
+    assert "trial 2/2  train.optimizer.learning_rate=1e+30  failed: training diverged in epoch 1" in output
+    assert "rayline: training diverged in epoch 1: the loss is not finite. Search lower values of train.opt" in output
+    assert "Traceback" not in output
+
+
+def wait_until_free(limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
+    while any(in_use().values()):
+        assert time.monotonic() < deadline, in_use()
+        time.sleep(0.2)
+
+
+@pytest.mark.ray
+def test_a_killed_search_holds_nothing_and_the_next_run_completes(prepared_ring: Ring, cluster: Cluster) -> None:
+    search = (*SEARCH, "seed=1")
+    wait_until_free()
+    long = ("tune.num_trials=2", "tune.num_epochs=2000")
+    process = prepared_ring.start("jobs.tune", *search, *long)
+    while not (in_use()["actors"] and in_use()["groups"]):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    wait_until_free()
+    assert plan_of(prepared_ring, *search, *long) is None
+    assert len(searched(prepared_ring, *search, "tune.num_trials=2").trials) == 2
+
+
+def test_num_trials_of_0_leaves_the_search_out(ring: Ring) -> None:
+    made = tune.run(ring.spec(), ring.storage)
+    assert (made.ran, made.folder, made.why) == (False, "", "tune.num_trials is 0")
+    assert tune.plan(ring.spec(), ring.storage) == "tune: skip, tune.num_trials is 0"
+
+
+def test_plan_says_what_would_be_searched_and_writes_nothing(ring: Ring) -> None:
+    planned = tune.plan(ring.spec("tune.num_trials=4"), ring.storage)
+    assert planned.splitlines() == [
+        "tune: run (first run)",
+        "  4 trials of at most 2 epochs, 2 at once, for the best ndcg_at_10, over",
+        "    train.batch_size: 64, 128",
+        "    train.optimizer.learning_rate: 0.001 to 0.1, in the logarithm",
+    ]
+    assert not ring.storage.exists("plans")
+
+
+def test_an_override_on_the_command_line_is_not_searched(ring: Ring) -> None:
+    planned = tune.plan(ring.spec("tune.num_trials=4", "train.batch_size=32"), ring.storage)
+    assert "train.batch_size" not in planned
+    assert "train.optimizer.learning_rate: 0.001 to 0.1" in planned
+
+
+def test_nothing_prepared_is_said_with_the_command(ring: Ring) -> None:
+    with pytest.raises(DataError, match=r"nothing is prepared .* python -m jobs.prepare SPEC"):
+        tune.run(ring.spec("tune.num_trials=4"), ring.storage)
+
+
+@pytest.mark.parametrize("stage", [tune.run, tune.plan])
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{}", "tune.space is empty but tune.num_trials is not 0; give keys to search, or tune.num_trials=0"),
+        ("{train.batch_size: []}", "tune.space.train.batch_size lists no value; give one"),
+        ("{train.batch_sizes: [64]}", "unknown key 'train.batch_sizes'. Did you mean 'batch_size'"),
+        ("{train.batch_size: [64, 65]}", "tune.space.train.batch_size=65: train.batch_size=65 rows do not divide"),
+        ("{train.batch_size: {low: 64, high: 128}}", "tune.space.train.batch_size=64.0: .*valid integer"),
+        ("{train.optimizer.name: [adamw, adamax]}", "tune.space.train.optimizer.name=adamax: .*'adamw', 'adam' or"),
+        ("{train.optimizer.weight_decay: {low: -1.0, high: 1.0}}", "weight_decay=-1.0: .*greater than or equal to 0"),
+        ("{workload.dropout: [0.1, 1.0]}", "tune.space.workload.dropout=1.0: .*less than 1"),
+        ("{workload.min_rating: [1.0]}", "another workload.min_rating needs other prepared rows"),
+        ("{prepare.split.test: [0.2]}", "only keys of workload and train can be searched, 'prepare.split.test' is"),
+        ("{layout.replicate: [1, 2]}", "only keys of workload and train can be searched"),
+        ("{train.num_epochs: [3]}", "train.num_epochs cannot be searched, tune.num_epochs says how long a trial is"),
+        ("{train.early_stopping.patience: [3]}", "train.early_stopping cannot be searched"),
+    ],
+)
+def test_a_space_that_the_spec_does_not_take_is_refused_before_any_trial(
+    ring: Ring, stage: Callable[..., object], space: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        stage(ring.spec("tune.num_trials=4", f"tune.space={space}"), ring.storage)
