@@ -16,6 +16,7 @@ from tempfile import mkdtemp
 
 from cluster.command import run
 from cluster.errors import ClusterError
+from cluster.local_proxy import write_program
 
 MAX_HAPROXY_THREADS = 4
 
@@ -58,6 +59,7 @@ def node_environment(num_cpus: int) -> dict[str, str]:
 def local_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
     """`node_environment` for one of several clusters on this machine, which would meet at Serve's fixed names."""
     haproxy = scratch / "haproxy"
+    write_program(haproxy / "haproxy")
     stats_port, metrics_port = free_ports(8404, 9101)
     return {
         **node_environment(num_cpus),
@@ -66,6 +68,8 @@ def local_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        # Its ports on this machine's loopback alone, and no proxy left behind by a killed cluster.
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy / "haproxy"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
     }

@@ -33,7 +33,7 @@ class Registry:
     def publish(self, source: Path, manifest: Mapping[str, Any]) -> str:
         """Publish the local folder `source` as a new version and return its name."""
         now = datetime.now(UTC)
-        version = f"{now:%Y%m%d-%H%M%S}-{token_hex(3)}"
+        version = f"{now:%Y%m%d-%H%M%S-%f}{token_hex(1)}"
         content = {"format": FORMAT, "workload": self.name, "created_at": now.isoformat(), **manifest}
         self.storage.publish(source, self._folder(version), content)
         return version

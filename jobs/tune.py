@@ -20,7 +20,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster.command import run as run_command
-from cluster.errors import SpecError, user_error_in
+from cluster.errors import SpecError
 from cluster.lifecycle import connected
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
@@ -142,10 +142,10 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    plan = _plan(results, metric, mode)
-    storage.remove(scratch)
-    return plan
+    try:
+        return _plan(tuner.fit(), metric, mode)
+    finally:
+        storage.remove(scratch)
 
 
 class _Progress(Callback):
@@ -159,12 +159,14 @@ class _Progress(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial comes to its end or is stopped."""
         result = trial.last_result
-        self._print(trial, f"{self._metric} {result[self._metric]:.4f} after {result['num_epochs']} epochs")
+        if self._metric in result:
+            self._print(trial, f"{self._metric} {result[self._metric]:.4f} after {result['num_epochs']} epochs")
+        else:
+            self._print(trial, "diverged")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Ray Tune when a trial fails."""
-        error = trial.get_error()
-        self._print(trial, f"failed: {(error and user_error_in(error)) or error}")
+        """Called by Ray Tune when a trial fails; it logs the reason itself."""
+        self._print(trial, "failed")
 
     def _print(self, trial: Any, outcome: str) -> None:
         self._num_done += 1
@@ -174,35 +176,33 @@ class _Progress(Callback):
 
 
 def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:
-    """What Ray Tune calls for every trial.
-
-    Raises:
-        SpecError: the weights diverged.
-    """
+    """What Ray Tune calls for every trial."""
     spec = parse(RingSpec, settings["spec"], "the driver's spec")
     spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs, "layout.replicate": 1})
 
     def report(epoch: EpochReport) -> None:
-        if not math.isfinite(epoch.loss):
-            raise SpecError(
-                f"training diverged in epoch {epoch.epoch}: the loss is not finite. "
-                "Search lower values of train.optimizer.learning_rate"
-            )
-        ray.tune.report({**epoch.metrics, "num_epochs": epoch.epoch})
+        if math.isfinite(epoch.loss):  # else the weights diverged: `fit` ends here, and this epoch is no result
+            ray.tune.report({**epoch.metrics, "num_epochs": epoch.epoch})
 
     fit(spec, Storage(settings["storage"]), settings["prepared"], None, report)
 
 
 def _plan(results: ResultGrid, metric: str, mode: str) -> Plan:
-    """The plan of the best epoch of the best trial; what failed is kept as failed.
+    """The plan of the best epoch of the best trial; what failed or diverged at once is kept as failed.
 
     Raises:
-        RuntimeError: every trial failed; the first one's error is its cause.
+        SpecError: every trial diverged.
+        RuntimeError: none came to a result; the first one's error is its cause.
     """
     trials = tuple(_trial(results[i], metric, mode) for i in range(len(results)))
     values = [trial.best for trial in trials if trial.best is not None]
-    if not values:
+    if not values and results.errors:
         raise RuntimeError(f"all {len(trials)} trials failed") from results.errors[0]
+    if not values:
+        raise SpecError(
+            f"training diverged in all {len(trials)} trials: the loss is not finite. "
+            "Search lower values of train.optimizer.learning_rate in tune.space"
+        )
     best = max(values) if mode == "max" else min(values)
     winner = next(trial for trial in trials if trial.best == best)
     return Plan(winner.values, metric, best, trials)

@@ -1,0 +1,245 @@
+"""fit without Ray: epochs and early stopping, going on after a stop, and one result for any number of processes."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.errors import SpecError
+from cluster.lifecycle import Cluster
+from jobs.fit import EpochReport, check, fit
+from jobs.lineage import prepared_folder
+from jobs.parallel.checkpoint import Checkpoints, Progress
+from jobs.parallel.replicate import rank
+from jobs.spec import RingSpec
+from jobs.workloads import WORKLOADS
+from tests.jobs.conftest import NUM_USERS, RATINGS_A_USER, Ring
+from tests.jobs.parallel.workers import run_together
+
+NUM_ROWS = NUM_USERS * RATINGS_A_USER * 8 // 10
+STEPS_AN_EPOCH = NUM_ROWS // 64
+Report = Callable[[EpochReport], None]
+
+
+class Stopped(Exception):
+    """What a test stops a run with."""
+
+
+def fitted(ring: Ring, spec: RingSpec, checkpoints: Checkpoints | None = None) -> list[EpochReport]:
+    """The reports of a run."""
+    reports: list[EpochReport] = []
+    fit(spec, ring.storage, prepared_folder(spec, ring.storage), checkpoints, reports.append)
+    return reports
+
+
+def checkpoints_at(ring: Ring, name: str) -> Checkpoints:
+    return Checkpoints(ring.storage, f"checkpoints/films/{name}")
+
+
+def state_at(checkpoints: Checkpoints, step: int) -> dict[str, object]:
+    """Weights, optimizer and progress as they were saved."""
+    folder = Path(checkpoints.storage.path(f"{checkpoints.folder}/step-{step:08d}"))
+    tensors = {path.name: path.read_bytes() for path in folder.glob("*.distcp")}
+    assert tensors
+    return {**tensors, "progress": checkpoints.progress(step)}
+
+
+def same_epochs(reports: Sequence[EpochReport]) -> list[EpochReport]:
+    """The reports without what depends on the clock."""
+    return [replace(report, rows_per_s=0, left_s=0) for report in reports]
+
+
+@pytest.mark.ray
+def test_every_epoch_is_reported_and_the_loss_falls(cluster: Cluster, prepared_ring: Ring) -> None:
+    reports = fitted(prepared_ring, prepared_ring.spec())
+    assert [(report.epoch, report.num_epochs) for report in reports] == [(number, 4) for number in (1, 2, 3, 4)]
+    assert [report.step for report in reports] == [number * STEPS_AN_EPOCH for number in (1, 2, 3, 4)]
+    assert {report.num_steps for report in reports} == {4 * STEPS_AN_EPOCH}
+    losses = [report.loss for report in reports]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
+    assert reports[-1].left_s == 0
+    assert all(set(report.metrics) == {"ndcg_at_10", "hit_rate_at_10", "rmse"} for report in reports)
+
+
+@pytest.mark.ray
+def test_the_best_epoch_is_the_one_with_the_best_metric_so_far(cluster: Cluster, prepared_ring: Ring) -> None:
+    reports = fitted(prepared_ring, prepared_ring.spec())
+    values = [report.metrics["ndcg_at_10"] for report in reports]
+    assert [report.is_best for report in reports] == [
+        value > max(values[:place], default=-1) for place, value in enumerate(values)
+    ]
+
+
+@pytest.mark.ray
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(cluster: Cluster, prepared_ring: Ring) -> None:
+    first, again, other = (
+        same_epochs(fitted(prepared_ring, prepared_ring.spec("train.num_epochs=2", seed)))
+        for seed in ("seed=1", "seed=1", "seed=2")
+    )
+    assert first == again
+    assert first[0].loss != other[0].loss
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_stopped_between_epochs_ends_as_one_that_was_not(
+    cluster: Cluster, prepared_ring: Ring, optimizer: str
+) -> None:
+    spec = prepared_ring.spec(f"train.optimizer.name={optimizer}")
+    whole, stopped = (checkpoints_at(prepared_ring, f"{optimizer}-{name}") for name in ("whole", "stopped"))
+    expected = same_epochs(fitted(prepared_ring, spec, whole))
+
+    def stop_after_two(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(spec, prepared_ring.storage, prepared_folder(spec, prepared_ring.storage), stopped, stop_after_two)
+    assert same_epochs(fitted(prepared_ring, spec, stopped)) == expected[2:]
+    assert state_at(stopped, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)
+
+
+@pytest.mark.ray
+def test_a_run_stopped_amid_an_epoch_ends_as_one_that_was_not(cluster: Cluster, prepared_ring: Ring) -> None:
+    spec = prepared_ring.spec("train.checkpoint_every_steps=7", "train.keep_checkpoints=100")
+    whole, stopped = (checkpoints_at(prepared_ring, f"amid-{name}") for name in ("whole", "stopped"))
+    expected = same_epochs(fitted(prepared_ring, spec, whole))
+    fitted(prepared_ring, spec, stopped)
+    amid = STEPS_AN_EPOCH + 12  # steps are counted over all epochs
+    assert amid in stopped.steps()
+    for step in stopped.steps():
+        if step > amid:
+            prepared_ring.storage.remove(f"{stopped.folder}/step-{step:08d}")
+    resumed = same_epochs(fitted(prepared_ring, spec, stopped))
+    assert resumed[0].metrics == expected[1].metrics
+    assert resumed[0].gradient_norm == expected[1].gradient_norm
+    assert resumed[1:] == expected[2:]
+    assert stopped.steps() == whole.steps()
+    assert state_at(stopped, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)
+
+
+@pytest.mark.ray
+def test_a_finished_run_trains_nothing_more(cluster: Cluster, prepared_ring: Ring) -> None:
+    spec, checkpoints = prepared_ring.spec("train.num_epochs=1"), checkpoints_at(prepared_ring, "finished")
+    assert len(fitted(prepared_ring, spec, checkpoints)) == 1
+    assert fitted(prepared_ring, spec, checkpoints) == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("metric", "mode"), [("ndcg_at_10", "max"), ("rmse", "min")])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_stops_after_patience_epochs_without_a_better_value(
+    cluster: Cluster, prepared_ring: Ring, metric: str, mode: str, patience: int
+) -> None:
+    rule = f"train.early_stopping={{metric: {metric}, mode: {mode}, patience: {patience}}}"
+    spec = prepared_ring.spec(rule, "train.num_epochs=40", "train.optimizer.learning_rate=0.2")
+    checkpoints = checkpoints_at(prepared_ring, f"{metric}-{patience}")
+    reports = fitted(prepared_ring, spec, checkpoints)
+    values = [report.metrics[metric] for report in reports]
+    best = (max if mode == "max" else min)(values)
+    assert len(reports) < 40
+    assert len(values) - 1 - values.index(best) == patience
+    end = checkpoints.progress(checkpoints.steps()[-1])
+    expected = Progress(reports[-1].step, best, reports[values.index(best)].step, patience, stopped=True)
+    assert end == expected
+    assert end.best_step in checkpoints.steps()
+
+
+@pytest.mark.ray
+def test_diverged_weights_end_the_run_and_are_never_the_best(cluster: Cluster, prepared_ring: Ring) -> None:
+    wild = ("train.optimizer.name=sgd", "train.optimizer.learning_rate=1e30")
+    (report,) = fitted(prepared_ring, prepared_ring.spec(*wild))
+    assert not report.is_best
+    assert report.loss != report.loss or report.loss == torch.inf
+
+
+SETTINGS = [
+    (f"train.optimizer.name={optimizer}", f"train.batch_size={batch_size}")
+    for optimizer in ("adamw", "sgd")
+    for batch_size in (100, 101)
+]
+"""Of 1,920 rows: a last batch of 20, and one of a single row, fewer than replicas."""
+
+
+def specs_without_dropout(ring: Ring) -> list[RingSpec]:
+    return [ring.spec("workload.dropout=0.0", "train.num_epochs=2", *settings) for settings in SETTINGS]
+
+
+def write_epochs(folder: Path, ring: Ring) -> None:
+    """What one process of several reports of each setting."""
+    reports = [[asdict(report) for report in fitted(ring, spec)] for spec in specs_without_dropout(ring)]
+    (folder / f"{rank()}.json").write_text(json.dumps(reports))
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: Cluster, prepared_ring: Ring) -> list[list[EpochReport]]:
+    return [fitted(prepared_ring, spec) for spec in specs_without_dropout(prepared_ring)]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_any_number_of_processes_has_the_loss_and_gradient_of_one(
+    prepared_ring: Ring, alone: list[list[EpochReport]], num_processes: int, tmp_path: Path
+) -> None:
+    run_together(num_processes, partial(write_epochs, ring=prepared_ring), tmp_path)
+    for replica in range(num_processes):
+        together = json.loads((tmp_path / f"{replica}.json").read_text())
+        for settings, expected, got in zip(SETTINGS, alone, together, strict=True):
+            assert [report["loss"] for report in got] == pytest.approx([e.loss for e in expected], rel=1e-5), settings
+            norms = [report["gradient_norm"] for report in got]
+            assert norms == pytest.approx([e.gradient_norm for e in expected], rel=1e-5), settings
+            assert [report["step"] for report in got] == [report.step for report in expected]
+
+
+REPORT = EpochReport(
+    epoch=2,
+    num_epochs=4,
+    step=60,
+    num_steps=120,
+    loss=1.23456,
+    gradient_norm=0.5,
+    learning_rate=0.01,
+    rows_per_s=12345.6,
+    left_s=7.4,
+    metrics={"ndcg_at_10": 0.25, "rmse": 0.9},
+    is_best=True,
+)
+
+
+def test_a_line_of_progress_says_where_training_stands() -> None:
+    line = "epoch 2/4  step 60/120  loss 1.2346  ndcg_at_10 0.2500  rmse 0.9000  12,346 rows/s  7 s left"
+    assert REPORT.line() == f"{line} *"
+    assert replace(REPORT, is_best=False).line() == line
+
+
+def test_scalars_are_named_by_where_they_were_measured() -> None:
+    assert REPORT.scalars() == {
+        "valid/ndcg_at_10": 0.25,
+        "valid/rmse": 0.9,
+        "train/loss": 1.23456,
+        "train/gradient_norm": 0.5,
+        "train/learning_rate": 0.01,
+        "train/rows_per_s": 12345.6,
+    }
+
+
+def test_check_passes_what_can_be_trained(ring: Ring) -> None:
+    for metric in WORKLOADS["recommender"].metrics:
+        check(ring.spec("layout.replicate=4", f"train.early_stopping.metric={metric}"))
+
+
+def test_check_names_the_batch_and_the_way_out(ring: Ring) -> None:
+    message = "train.batch_size=64 rows do not divide over layout.replicate=3; give train.batch_size=63 or another"
+    with pytest.raises(SpecError, match=message):
+        check(ring.spec("layout.replicate=3"))
+
+
+def test_check_names_the_nearest_metric(ring: Ring) -> None:
+    message = r"train.early_stopping.metric: 'rmsee' is no metric of this workload. Did you mean 'rmse'\? Valid: "
+    with pytest.raises(SpecError, match=message):
+        check(ring.spec("train.early_stopping.metric=rmsee"))
