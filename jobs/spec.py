@@ -116,6 +116,8 @@ class ServingSpec(Spec):
     promote: Literal["beats_baselines", "never"] = "beats_baselines"
     """When train makes the version it has published the champion."""
     num_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(0.0, ge=0)
+    """Reserved for each replica. 0 shares the CPUs with training, so that one small machine can do both."""
     max_body_bytes: int = Field(1_000_000, ge=1)
 
 

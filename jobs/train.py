@@ -148,7 +148,7 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
 
 
 def _check_devices(spec: RingSpec) -> None:
-    """Raise ClusterError where the workers would wait for ever."""
+    """Raise ClusterError where the workers would wait for ever; say so where they have to wait for others."""
     there = int(ray.cluster_resources().get("CPU", 0))
     needed = spec.layout.num_workers
     if needed > there:
@@ -156,6 +156,9 @@ def _check_devices(spec: RingSpec) -> None:
             f"layout replicate={spec.layout.replicate} needs {needed} CPUs, one a worker; the cluster has {there}. "
             f"Give layout.replicate={max(there, 1)}, or add nodes"
         )
+    free = int(ray.available_resources().get("CPU", 0))
+    if needed > free:
+        print(f"train: waiting for {needed} CPUs, {free} are free now", flush=True)
 
 
 def _is_finished(checkpoints: Checkpoints) -> bool:

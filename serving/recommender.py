@@ -180,6 +180,7 @@ def build(spec: RingSpec, storage: Storage) -> serve.Application:
     as_deployment = serve.deployment(
         name=spec.name,
         num_replicas=spec.serving.num_replicas,
+        ray_actor_options={"num_cpus": spec.serving.num_cpus},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,
     )

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,6 +130,10 @@ def staged(ring: Ring) -> bool:
     return any(path.name.endswith(".incoming") for path in Path(ring.storage.path("raw/ratings")).iterdir())
 
 
+def is_past(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
 def kill_when(ring: Ring, is_time: Callable[[], bool]) -> int:
     """Start a collect, kill it when it is time, and return its exit code; nothing but whole files is ever seen."""
     process = ring.start("jobs.collect")
@@ -145,10 +150,10 @@ def test_killed_at_any_moment_every_event_is_there_once_in_the_end(cluster: Clus
     events = [event(number) for number in range(50)]
     for part in range(5):
         write(ring.storage, f"{part}", events[part::5])
-    codes = []
+    codes: list[int] = []
     while 0 not in codes:
         dies = time.monotonic() + random.Random(len(codes)).uniform(0.8, 1.4) * (len(codes) + 1)
-        codes.append(kill_when(ring, lambda dies=dies: time.monotonic() > dies))
+        codes.append(kill_when(ring, partial(is_past, dies)))
     assert codes[0] == -signal.SIGKILL
     assert set(codes) == {0, -signal.SIGKILL}
     assert sorted(ids(ring)) == sorted(event.event_id for event in events)

@@ -25,7 +25,7 @@ STEPS_AN_EPOCH = NUM_ROWS // 64
 Report = Callable[[EpochReport], None]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What a test stops a run with."""
 
 
@@ -96,9 +96,9 @@ def test_a_run_stopped_between_epochs_ends_as_one_that_was_not(
 
     def stop_after_two(report: EpochReport) -> None:
         if report.epoch == 2:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fit(spec, prepared_ring.storage, prepared_folder(spec, prepared_ring.storage), stopped, stop_after_two)
     assert same_epochs(fitted(prepared_ring, spec, stopped)) == expected[2:]
     assert state_at(stopped, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)

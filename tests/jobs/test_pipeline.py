@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.lifecycle import Cluster
 from cluster.registry import CHAMPION, Registry
@@ -53,6 +54,8 @@ def test_the_ring_serves_skips_and_closes(
 
     again = pipeline.run(spec, ring.storage)
     assert (again.ran, again.why) == (False, "all unchanged")
+    free = ray.available_resources()["CPU"]
+    assert free == ray.cluster_resources()["CPU"], "serving must leave the CPUs to the next training"
     assert "train: skipped (unchanged)" in capsys.readouterr().out
 
     address = f"http://127.0.0.1:{port}/films"

@@ -61,7 +61,7 @@ def test_every_trial_is_accounted_for_with_values_of_the_space(found: Plan) -> N
     for trial in found.trials:
         assert set(trial.values) == {"train.batch_size", "train.optimizer.learning_rate"}
         assert trial.values["train.batch_size"] in (64, 128)
-        assert 1e-3 <= trial.values["train.optimizer.learning_rate"] <= 1e-1
+        assert 1e-3 <= float(trial.values["train.optimizer.learning_rate"]) <= 1e-1
         assert trial.best is not None
         assert 0 < trial.best <= 1
         assert trial.num_epochs in (1, 2)
