@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +97,10 @@ def make_ring(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Ring]:
 
 
 @pytest.fixture(scope="module")
-def prepared_ring(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+def prepared_ring(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ring:
     """A ring whose rows are prepared; shared by the tests of a module, which only add to it."""
     from jobs import prepare  # not at the top: Ray is imported only where a test needs it
 
     ring = Ring(tmp_path_factory.mktemp("prepared"))
     prepare.run(ring.spec(), ring.storage)
-    yield ring
+    return ring

@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray.data import DataContext
 
+from cluster.errors import DataError, user_error_in
 from cluster.lifecycle import Cluster
 from jobs.dataset import as_table, each_file, map_blocks
 
@@ -61,12 +62,10 @@ def test_a_function_of_blocks_sees_each_whole_and_once(cluster: Cluster) -> None
 
 
 @pytest.mark.ray
-def test_an_error_of_reading_is_raised_and_not_printed_as_a_log(
-    cluster: Cluster, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_user_error_of_reading_is_raised_as_one(cluster: Cluster) -> None:
     def read(path: str) -> Iterator[pa.Table]:
-        raise ValueError(f"{path} is broken")
+        raise DataError(f"{path} is broken")
 
-    with pytest.raises(ValueError, match="file is broken"):
+    with pytest.raises(Exception, match="file is broken") as raised:
         as_table(each_file(["file"], read))
-    assert "broken" not in capfd.readouterr().err
+    assert str(user_error_in(raised.value)) == "file is broken"

@@ -75,9 +75,7 @@ def undisturbed(cluster: Cluster, prepared_ring: Ring) -> dict[str, float]:
 
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_nothing_but_time(
-    cluster: Cluster, undisturbed: dict[str, float], ring: Ring
-) -> None:
+def test_a_killed_worker_costs_nothing_but_time(cluster: Cluster, undisturbed: dict[str, float], ring: Ring) -> None:
     prepare.run(ring.spec(), ring.storage)
     process = ring.start("jobs.train", *LONG)
     wait_for_step(ring, process, 200)
@@ -123,9 +121,7 @@ def test_a_run_killed_before_it_published_trains_no_step_again(
 
 
 @pytest.mark.ray
-def test_one_worker_and_two_come_to_the_same_metrics_without_dropout(
-    cluster: Cluster, prepared_ring: Ring
-) -> None:
+def test_one_worker_and_two_come_to_the_same_metrics_without_dropout(cluster: Cluster, prepared_ring: Ring) -> None:
     made = [
         train.run(prepared_ring.spec("workload.dropout=0.0", f"layout.replicate={n}"), prepared_ring.storage)
         for n in (1, 2)
@@ -173,7 +169,7 @@ def test_a_version_that_loses_to_a_baseline_is_not_promoted(cluster: Cluster, ma
 def test_diverged_training_publishes_nothing_and_says_so(cluster: Cluster, prepared_ring: Ring) -> None:
     before = Registry(prepared_ring.storage, "films").versions()
     wild = ("train.optimizer.name=sgd", "train.optimizer.learning_rate=1e9")
-    with pytest.raises(SpecError, match="training diverged before step .* Give a lower train.optimizer.learning_rate"):
+    with pytest.raises(SpecError, match=r"training diverged before step .* Give a lower train.optimizer.learning_rate"):
         train.run(prepared_ring.spec(*wild), prepared_ring.storage)
     assert Registry(prepared_ring.storage, "films").versions() == before
 
@@ -191,7 +187,7 @@ def test_training_stops_early_and_publishes_its_best_epoch(cluster: Cluster, pre
 
 
 def test_nothing_prepared_is_said_with_the_command(ring: Ring) -> None:
-    with pytest.raises(DataError, match="nothing is prepared .* python -m jobs.prepare SPEC"):
+    with pytest.raises(DataError, match=r"nothing is prepared .* python -m jobs.prepare SPEC"):
         train.run(ring.spec(), ring.storage)
 
 

@@ -1,6 +1,5 @@
 """tune on the suite's cluster: the plan it writes, what it refuses, and what a death leaves behind."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,14 @@ from tests.jobs.conftest import Ring
 
 SEARCH = ("tune.num_trials=4", "workload.num_negatives=32")
 """Over the space of the spec: batch sizes 64 and 128, learning rates from 1e-3 to 1e-1, two epochs."""
-WILD = ("tune.space={train.optimizer.learning_rate: [0.02, 1.0e+30]}", "train.optimizer.name=sgd", "tune.num_trials=4")
+RATES = [0.02, 0.002, 1e30]
+WILD = (
+    f"tune.space={{train.optimizer.learning_rate: {RATES}}}",
+    "train.optimizer.name=sgd",
+    "tune.num_trials=3",
+    "tune.num_epochs=1",
+    "seed=1",  # draws each of the three once
+)
 
 
 def plan_of(ring: Ring, *overrides: str) -> Plan | None:
@@ -116,13 +122,12 @@ def test_trials_that_diverge_are_kept_as_failed_and_the_others_count(prepared_ri
     by_rmse = ("train.early_stopping={metric: rmse, mode: min}",)
     plan = searched(prepared_ring, *WILD, *by_rmse)
     rates = [trial.values["train.optimizer.learning_rate"] for trial in plan.trials]
-    assert sorted(set(rates)) == [0.02, 1e30]
+    assert sorted(set(rates)) == sorted(RATES)
     for trial, rate in zip(plan.trials, rates, strict=True):
         assert (trial.best is None) == (rate == 1e30)
-    assert plan.values == {"train.optimizer.learning_rate": 0.02}
     values = [trial.best for trial in plan.trials if trial.best is not None]
-    assert plan.best == min(values)
-    assert math.isfinite(plan.best)
+    assert plan.best == min(values) < max(values) < 10
+    assert plan.values in [trial.values for trial in plan.trials if trial.best == plan.best]
 
 
 @pytest.mark.ray
