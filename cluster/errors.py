@@ -52,7 +52,8 @@ def user_error_in(error: BaseException) -> UserError | None:
     waiting: list[BaseException] = [error]
     while waiting:
         current = waiting.pop()
-        if isinstance(current, UserError):
+        # Ray's own error of a task is of the cause's class too, but its text is the whole remote stack.
+        if isinstance(current, UserError) and not isinstance(getattr(current, "cause", None), UserError):
             return current
         if id(current) in seen:
             continue

@@ -7,14 +7,31 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Dataset
+from ray.exceptions import RayError
+
+from cluster.errors import UserError, user_error_in
+
+
+class _ReadError(Exception):
+    """Carries a user's error through Ray Data, which adds lines of its own to the message of what it is raised."""
+
+    def __init__(self, cause: UserError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type["_ReadError"], tuple[UserError]]:
+        return _ReadError, (self.cause,)
 
 
 def each_file(paths: Sequence[str], read: Callable[[str], Iterator[pa.Table]]) -> Dataset:
     """What `read` yields of every path; one task a file, streaming."""
 
     def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
-        for path in batch.column("item").to_pylist():
-            yield from read(path)
+        try:
+            for path in batch.column("item").to_pylist():
+                yield from read(path)
+        except UserError as error:
+            raise _ReadError(error) from None
 
     _show_progress_only()
     files = ray.data.from_items(list(paths))
@@ -27,8 +44,15 @@ def map_blocks(rows: Dataset, function: Callable[[pa.Table], pa.Table]) -> Datas
 
 
 def as_table(rows: Dataset) -> pa.Table:
-    """All rows in this process; no columns where there was nothing to read them from."""
-    blocks = [block for block in ray.get(rows.to_arrow_refs()) if block.num_columns]  # none of an empty file
+    """All rows in this process; no columns where there was nothing to read them from.
+
+    Raises:
+        UserError: the one that reading a file raised.
+    """
+    try:
+        blocks = [block for block in ray.get(rows.to_arrow_refs()) if block.num_columns]  # none of an empty file
+    except RayError as error:
+        raise user_error_in(error) or error from None
     return pa.concat_tables(blocks) if blocks else pa.table({})
 
 

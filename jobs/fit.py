@@ -40,7 +40,7 @@ class EpochReport:
     step: int
     num_steps: int
     loss: float
-    """Mean over the epoch's training rows."""
+    """Mean over the epoch's training rows; over the rest of them after a resume in its middle."""
     gradient_norm: float
     """Of the last step."""
     learning_rate: float

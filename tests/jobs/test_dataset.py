@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from cluster.errors import DataError, user_error_in
 from cluster.lifecycle import Cluster
@@ -66,6 +67,8 @@ def test_a_user_error_of_reading_is_raised_as_one(cluster: Cluster) -> None:
     def read(path: str) -> Iterator[pa.Table]:
         raise DataError(f"{path} is broken")
 
-    with pytest.raises(Exception, match="file is broken") as raised:
+    with pytest.raises(DataError, match=r"^file is broken$"):
         as_table(each_file(["file"], read))
-    assert str(user_error_in(raised.value)) == "file is broken"
+    with pytest.raises(RayError) as raised:
+        each_file(["file"], read).materialize()
+    assert repr(user_error_in(raised.value)) == "DataError('file is broken')"
