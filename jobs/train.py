@@ -6,7 +6,10 @@ Writes checkpoints/<name>/<key>/ while it trains and models/<name>/<version>/ at
 next run goes on from the last checkpoint.
 """
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -133,7 +136,7 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
         "prepared": prepared,
         "checkpoints": checkpoints.folder,
     }
-    with applied(TRAIN_ENVIRONMENT), TemporaryDirectory() as scratch:
+    with applied(TRAIN_ENVIRONMENT), _interrupt_restored(), TemporaryDirectory() as scratch:
         TorchTrainer(
             train_on_worker,
             train_loop_config=settings,
@@ -145,6 +148,19 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
                 failure_config=FailureConfig(max_failures=spec.train.max_failures),
             ),
         ).fit()
+
+
+@contextmanager
+def _interrupt_restored() -> Iterator[None]:
+    """Put Ctrl-C back as it was: Ray Train leaves its own in place, and with it the controller of the finished run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _check_devices(spec: RingSpec) -> None:

@@ -151,6 +151,7 @@ def test_a_version_is_published_promoted_and_then_skipped(cluster: Cluster, prep
         "profile.json",
         "MODEL_CARD.md",
     }
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     again = train.run(spec, prepared_ring.storage)
     assert (again.ran, again.why, again.folder) == (False, "unchanged", made.folder)
 

@@ -145,7 +145,7 @@ def test_a_search_in_which_every_trial_fails_says_why(prepared_ring: Ring, clust
 
 
 def wait_until_free(limit_s: float = 30) -> None:
-    gc.collect()  # a controller of an earlier training in this process lives until its last handle is collected
+    gc.collect()  # an earlier training in this process may not have let go of its controller
     deadline = time.monotonic() + limit_s
     while any(holding := in_use().values()):
         assert time.monotonic() < deadline, holding
