@@ -36,18 +36,20 @@ class Storage:
 
     uri: str
 
+    def __post_init__(self) -> None:
+        if "://" not in self.uri:  # absolute from here on: workers have other working folders
+            object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
+
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
 
     @cached_property
     def _root(self) -> tuple[fs.FileSystem, str]:
-        uri = self.uri
-        if "://" not in uri:
-            uri = str(Path(uri).expanduser().absolute())
-        elif not uri.startswith(("file://", "s3://")):
-            raise StorageError(f"storage '{self.uri}': kind '{uri.split(':')[0]}' is unknown; give a path or s3://")
+        kind, separator, _ = self.uri.partition("://")
+        if separator and kind not in ("file", "s3"):
+            raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give a path or s3://")
         try:
-            filesystem, root = fs.FileSystem.from_uri(uri)
+            filesystem, root = fs.FileSystem.from_uri(self.uri)
         except (OSError, ValueError) as error:
             raise StorageError(f"storage '{self.uri}' cannot be opened: {error}") from None
         return filesystem, root.rstrip("/")

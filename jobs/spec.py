@@ -1,11 +1,13 @@
 """The whole of a workload's YAML, section by section, in the order of the ring."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.spec import Spec, load
 from jobs.features.split import SplitSpec
@@ -91,6 +93,9 @@ class RangeSpec(Spec):
         return self
 
 
+INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the entrypoint of a submitted job."""
+
 Choices = list[bool | int | float | str]
 
 
@@ -145,6 +150,7 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
         SpecError: see `cluster.spec.load`.
     """
     spec = load(RingSpec, path, overrides)
+    _check_storage(spec.storage)
     settled = [override.partition("=")[0] for override in overrides]
     space = {
         key: values
@@ -152,6 +158,15 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
         if not any(key == given or key.startswith(f"{given}.") for given in settled)
     }
     return spec.model_copy(update={"tune": spec.tune.model_copy(update={"space": space})})
+
+
+def _check_storage(storage: str) -> None:
+    is_relative = "://" not in storage and not Path(storage).expanduser().is_absolute()
+    if is_relative and INSIDE_A_JOB in os.environ:
+        raise SpecError(
+            f"storage '{storage}' is a relative path, but a submitted job runs in a copy of the folder that is removed "
+            "after it. Give an absolute path or a URI: storage=/data/rayline"
+        )
 
 
 def sections(spec: RingSpec, *names: str) -> dict[str, Any]:

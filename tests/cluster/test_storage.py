@@ -226,3 +226,14 @@ def test_what_a_dead_writer_left_is_discarded_and_nothing_else(storage: Storage,
     assert sorted(names_in(storage.path("checkpoints/run"))) == ["step-1", "tensorboard"]
     assert_whole(storage, "checkpoints/run/step-1")
     storage.discard_staged("checkpoints/no such run")
+
+
+def test_a_relative_path_means_the_same_in_a_process_of_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled = pickle.dumps(Storage("data"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert pickle.loads(pickled).path("x") == str(tmp_path / "data" / "x")

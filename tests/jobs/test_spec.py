@@ -147,3 +147,11 @@ def test_a_section_does_not_change_with_another(tmp_path: Path) -> None:
     assert sections(before, "raw", "prepare", "workload") == sections(after, "raw", "prepare", "workload")
     assert sections(before, "train") != sections(after, "train")
     assert math.isclose(before.prepare.max_bad_fraction, 0.05)
+
+
+def test_a_submitted_job_needs_a_storage_that_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SpecError, match=r"storage 'data' is a relative path.*storage=/data/rayline"):
+        load_ring(SHIPPED, ["storage=data"])
+    for lasting in ("/data", "~/data", "s3://bucket/data"):
+        assert load_ring(SHIPPED, [f"storage={lasting}"]).storage == lasting
