@@ -1,5 +1,6 @@
 """The suite's one Ray cluster."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from cluster.lifecycle import Cluster, connected
 from cluster.processes import dying_with_parent
 
 NUM_CPUS = 6  # logical: layouts of four workers run on a machine with fewer
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where the suite itself runs in the background and is deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

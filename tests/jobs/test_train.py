@@ -134,6 +134,7 @@ def test_one_worker_and_two_come_to_the_same_metrics_without_dropout(cluster: Cl
 @pytest.mark.ray
 def test_a_version_is_published_promoted_and_then_skipped(cluster: Cluster, prepared_ring: Ring) -> None:
     spec = prepared_ring.spec("seed=3")
+    on_interrupt = signal.getsignal(signal.SIGINT)
     made = train.run(spec, prepared_ring.storage)
     version = made.folder.rsplit("/", 1)[1]
     registry = Registry(prepared_ring.storage, "films")
@@ -151,7 +152,7 @@ def test_a_version_is_published_promoted_and_then_skipped(cluster: Cluster, prep
         "profile.json",
         "MODEL_CARD.md",
     }
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     again = train.run(spec, prepared_ring.storage)
     assert (again.ran, again.why, again.folder) == (False, "unchanged", made.folder)
 
