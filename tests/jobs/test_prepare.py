@@ -97,7 +97,8 @@ def test_one_moment_parts_all_rows_without_within(cluster: Cluster, ring: Ring) 
 @pytest.mark.ray
 def test_one_percent_of_corrupt_rows_is_quarantined_with_reasons(cluster: Cluster, ring: Ring) -> None:
     lines = rating_lines()
-    corrupt = ["1,2,abc,1600000000", "1,2,9.5,1600000000", ",2,4.0,1600000000", "1,2,3", "1,2,4.0,yesterday"]
+    corrupt = 5 * ["1,2,abc,1600000000", "1,2,9.5,1600000000", ",2,4.0,1600000000", "1,2,3", "1,2,4.0,yesterday"]
+    assert len(corrupt) / (len(lines) + len(corrupt)) == pytest.approx(0.01, abs=0.001)
     write_raw(ring.storage, [*lines[:1000], *corrupt, *lines[1000:]])
     made = prepare.run(ring.spec(), ring.storage)
     assert f"{len(corrupt):,} of {len(lines) + len(corrupt):,} rows in quarantine" in made.summary
@@ -105,7 +106,8 @@ def test_one_percent_of_corrupt_rows_is_quarantined_with_reasons(cluster: Cluste
     files = [info.path for info in ring.storage.files(f"quarantine/films/{key}/events")]
     quarantined = pa.concat_tables(pq.read_table(path) for path in files)
     assert sorted(quarantined.column("reason").to_pylist()) == sorted(
-        [
+        5
+        * [
             "rating 'abc' is no number",
             "rating '9.5' is above 5",
             "userId is missing",
