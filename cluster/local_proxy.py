@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cluster.errors import ClusterError
+from cluster.processes import PARENT_DEATH_SIGNAL
 
 ROOT = Path(__file__).resolve().parent.parent
-PARENT_DEATH_SIGNAL = 1
 
 
 def write_program(path: Path) -> None:

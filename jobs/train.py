@@ -27,7 +27,7 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
-from jobs.lineage import Made, prepared_folder, train_inputs, tune_inputs, why_new
+from jobs.lineage import Inputs, Made, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.prepared import read_split, read_train, read_transform
 from jobs.search.plan import read_plan
@@ -71,7 +71,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
             f"training diverged before step {end.step}: the loss is not finite. "
             f"Give a lower train.optimizer.learning_rate than {spec.train.optimizer.learning_rate:g}"
         )
-    name, table = _publish(spec, storage, prepared, checkpoints, end.best_step)
+    name, table = _publish(spec, storage, prepared, checkpoints, end.best_step, inputs)
     note = _promote(registry, spec, name, is_new=True)
     return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, note]))
 
@@ -189,9 +189,9 @@ def _made_of(registry: Registry, key: str) -> str | None:
 
 
 def _publish(
-    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, best_step: int
+    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, best_step: int, inputs: Inputs
 ) -> tuple[str, str]:
-    """Publish the best checkpoint as a version; returns its name and its metrics as a table."""
+    """Publish the best checkpoint as a version made of `inputs`; returns its name and its metrics as a table."""
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
     model = workload.build(spec.workload, transform)
@@ -201,9 +201,7 @@ def _publish(
     with TemporaryDirectory() as scratch:
         metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test)
         run_of = {"run": checkpoints.folder, "step": best_step, "prepared": prepared}
-        name = Registry(storage, spec.name).publish(
-            Path(scratch), {**train_inputs(spec, storage).as_manifest(), **run_of}
-        )
+        name = Registry(storage, spec.name).publish(Path(scratch), {**inputs.as_manifest(), **run_of})
     return name, version.table_of(metrics, baselines)
 
 
@@ -213,8 +211,8 @@ def _promote(registry: Registry, spec: RingSpec, name: str, is_new: bool) -> str
     if spec.serving.promote == "never" or (has_champion and not is_new):
         return "champion: as it was"
     with registry.open(name) as folder:
-        loaded = version.read(folder)
-    behind = version.not_better(loaded.metrics, loaded.baselines, WORKLOADS[spec.workload.kind].lower_is_better)
+        metrics, baselines = version.read_scores(folder)
+    behind = version.not_better(metrics, baselines, WORKLOADS[spec.workload.kind].lower_is_better)
     if behind:
         return f"champion: as it was; the new version does not beat {'; '.join(behind)}"
     registry.promote(name)

@@ -67,9 +67,15 @@ def read(folder: Path) -> Version:
     model = WORKLOADS[spec.workload.kind].build(spec.workload, transform)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     model.eval()
-    scores = json.loads((folder / "metrics.json").read_text())
+    metrics, baselines = read_scores(folder)
     golden = pq.read_table(folder / "golden.parquet")
-    return Version(spec, transform, model, scores["test"], scores["baselines"], golden)
+    return Version(spec, transform, model, metrics, baselines, golden)
+
+
+def read_scores(folder: Path) -> tuple[Metrics, dict[str, Metrics]]:
+    """The test metrics of the version in a local folder, and its baselines'."""
+    scores = json.loads((folder / "metrics.json").read_text())
+    return scores["test"], scores["baselines"]
 
 
 def table_of(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
