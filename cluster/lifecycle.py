@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import worker as ray_worker
 from ray._private.utils import read_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # absent from Ray's stub
@@ -21,6 +22,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from cluster.environment import applied, ensure_token, has_token, local_environment, make_scratch
 from cluster.errors import ClusterError
 from cluster.head import running_head
+from cluster.processes import command, running
 
 REACH_TIMEOUT_S = 5.0
 
@@ -72,8 +74,8 @@ def find_address() -> str | None:
     if head:
         return head.address
     # Not address="auto": that takes any cluster it finds among the processes, embedded ones of others too.
-    left_running: str | None = read_ray_address()
-    return left_running if left_running and _answers(left_running) else None
+    noted: str | None = read_ray_address()
+    return noted if noted and _has_node_here(noted) else None
 
 
 def describe(cluster: Cluster) -> list[str]:
@@ -158,6 +160,15 @@ def _check_reachable(address: str) -> None:
             f"RAY_ADDRESS={address} does not answer within {REACH_TIMEOUT_S:g} s. Start that cluster, correct the "
             "address, or unset RAY_ADDRESS to use a cluster on this machine"
         )
+
+
+def _has_node_here(address: str) -> bool:
+    """Whether a node that `ray start` left on this machine is of the cluster at `address`.
+
+    The note of a cluster that was killed stays behind, and another one may have its port by now.
+    """
+    marks = {f"--gcs-address={address}", f"--temp_dir={get_default_ray_temp_dir()}"}
+    return any(marks <= set(command(process)) for process in running())
 
 
 def _answers(address: str) -> bool:

@@ -59,6 +59,14 @@ def running() -> dict[Process, Kin]:
     return found
 
 
+def command(process: Process) -> list[str]:
+    """Its program and arguments; none if it is gone."""
+    try:
+        return (PROC / str(process.pid) / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def family(root: Process, mark: str) -> set[Process]:
     """`root`, which leads a session, all in that session, all that descends from them, and all that carry `mark`.
 

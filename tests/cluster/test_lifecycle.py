@@ -18,8 +18,8 @@ import ray
 from cluster.environment import free_ports, token_path
 from cluster.errors import ClusterError
 from cluster.head import Head, noted_head
-from cluster.lifecycle import REACH_TIMEOUT_S, Cluster, connected
-from cluster.processes import Process, family, find, running
+from cluster.lifecycle import REACH_TIMEOUT_S, Cluster, connected, find_address
+from cluster.processes import Process, command, end, family, find, running
 
 ROOT = Path(__file__).parents[2]
 CONNECT = """
@@ -179,14 +179,7 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
 
 def sleeping_jobs(head: Head) -> set[Process]:
     members = family(head.process, f"RAYLINE_CLUSTER={head.scratch}")
-    return {process for process in members if command_of(process).split(b"\0")[:2] == [b"sleep", b"612"]}
-
-
-def command_of(process: Process) -> bytes:
-    try:
-        return Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return {process for process in members if command(process)[:2] == ["sleep", "612"]}
 
 
 @pytest.mark.ray
@@ -239,7 +232,7 @@ def test_kill_9_of_an_embedded_driver_leaves_no_process_behind(home: Path) -> No
     assert len(members) > 5
     driver.kill()
     driver.wait()
-    agents = {process for process in members if b"Agent" in command_of(process)}
+    agents = {process for process in members if any("Agent" in part for part in command(process))}
     assert wait_until_gone(members - agents, 20) == set()
     assert wait_until_gone(members, 90) == set()
 
@@ -283,6 +276,37 @@ def test_a_ray_address_that_is_a_url_is_refused_with_the_right_form(
         connected(),
     ):
         pass
+
+
+@pytest.mark.ray
+def test_the_note_of_a_killed_cluster_does_not_lead_to_the_one_that_has_its_port_now(
+    cluster: Cluster, home: Path
+) -> None:
+    note = Path(os.environ["RAY_TMPDIR"]) / "ray" / "ray_current_cluster"  # as a killed `ray start --head` leaves it
+    note.parent.mkdir()
+    note.write_text(cluster.address)
+    assert find_address() is None
+
+
+@pytest.mark.ray
+def test_what_ray_start_left_running_is_found(home: Path) -> None:
+    (gcs, client, agent) = free_ports(0, 0, 0)
+    command = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={gcs}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    command += ["--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+    head = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True, stdout=subprocess.DEVNULL)
+    started = find(head.pid)
+    assert started is not None
+    try:
+        deadline = time.monotonic() + 120
+        while (found := find_address()) is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert found is not None
+        assert found.endswith(f":{gcs}")
+    finally:
+        end(started, "no mark", 5)
+        head.wait()
+    assert find_address() is None
 
 
 def test_importing_the_package_starts_and_writes_nothing(home: Path) -> None:
