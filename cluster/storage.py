@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from pyarrow import fs
 from cluster.errors import StorageError
 
 MANIFEST = "manifest.json"
+STAGED = ".staged"
+"""On object storage, where nothing is renamed, the file that tells a folder in the making from any other."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Storage:
         folder = self.path(relative)
         found = self.filesystem.get_file_info([folder])
         if found[0].type == fs.FileType.Directory:
-            found = self.filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+            # An object store may still name an empty folder that it has removed.
+            found = self.filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
         shown = (info for info in found if not _is_hidden(str(info.path).removeprefix(folder)))
         return sorted((info for info in shown if info.type == fs.FileType.File), key=lambda info: str(info.path))
 
@@ -155,20 +158,24 @@ class Storage:
         staged = f"{parent}/.{name}.{uuid.uuid4().hex}.incoming" if self.is_local else folder
         self.remove(staged)  # on object storage: what a stage that died has left there
         self.filesystem.create_dir(self.path(staged), recursive=True)
+        if not self.is_local:
+            self.write(f"{staged}/{STAGED}", b"")
         return staged
 
     def discard_staged(self, parent: str) -> None:
         """Remove what writers that died have left unpublished below `parent`; nobody may be writing there."""
         found = self.filesystem.get_file_info(fs.FileSelector(self.path(parent), allow_not_found=True))
         for info in found:
-            if info.type == fs.FileType.Directory and _is_hidden(str(info.base_name)):
-                self.filesystem.delete_dir(info.path)
+            if info.type == fs.FileType.Directory and self._is_staged(f"{parent}/{info.base_name}"):
+                self.remove(f"{parent}/{info.base_name}")
 
     def commit(self, staged: str, folder: str, manifest: Mapping[str, Any]) -> None:
         """Make `folder` appear with all that lies in `staged`.
 
         A folder that is already published stays as it is: names are unique, or derived from what it was made of.
         """
+        if not self.is_local:
+            self.remove(f"{staged}/{STAGED}")
         self.write(f"{staged}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
         if self.is_local:
             self._rename(staged, folder)
@@ -210,7 +217,12 @@ class Storage:
         elif info.type == fs.FileType.Directory:
             if self.exists(f"{relative}/{MANIFEST}"):
                 self.filesystem.delete_file(self.path(f"{relative}/{MANIFEST}"))
-            self.filesystem.delete_dir(info.path)
+            with suppress(FileNotFoundError):  # see `files`
+                self.filesystem.delete_dir(info.path)
+
+    def _is_staged(self, folder: str) -> bool:
+        name = folder.rpartition("/")[2]
+        return _is_hidden(name) if self.is_local else self.exists(f"{folder}/{STAGED}")
 
     def _make_parent(self, relative: str) -> None:
         self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)

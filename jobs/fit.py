@@ -3,31 +3,30 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from cluster.errors import SpecError, nearest
+from cluster.spec import dump
 from cluster.storage import Storage
 from jobs.features.transform import Transform
-from jobs.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from jobs.parallel.checkpoint import Checkpoints, Progress
-from jobs.parallel.replicate import (
-    from_first,
-    mean_over_batch,
-    num_replicas,
-    rank,
-    replicate,
-    sum_over_replicas,
-)
-from jobs.parallel.sample_order import batch_rows, epoch_order, replica_rows, step_generator, steps_in_epoch
+from jobs.optimization import learning_rate
+from jobs.parallel import check as check_layout
+from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
+from jobs.parallel.checkpoint_writer import CheckpointWriter
+from jobs.parallel.collectives import from_first, rank
+from jobs.parallel.feed import Feed, Source
+from jobs.parallel.parted import Parted, part
 from jobs.prepared import read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
-from jobs.workloads import WORKLOADS, Batch
+from jobs.training_step import TrainingStep
+from jobs.workloads import WORKLOADS
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class EpochReport:
     """Of the last step."""
     learning_rate: float
     rows_per_s: float
+    stall: float
+    """Share of the epoch's training time in which this worker waited for rows."""
     left_s: float
     """Until the last epoch, at this epoch's rate."""
     metrics: dict[str, float]
@@ -57,7 +58,7 @@ class EpochReport:
         mark = " *" if self.is_best else ""
         return (
             f"epoch {self.epoch}/{self.num_epochs}  step {self.step}/{self.num_steps}  loss {self.loss:.4f}  "
-            f"{metrics}  {self.rows_per_s:,.0f} rows/s  {self.left_s:.0f} s left{mark}"
+            f"{metrics}  {self.rows_per_s:,.0f} rows/s  stall {self.stall:.1%}  {self.left_s:.0f} s left{mark}"
         )
 
     def scalars(self) -> dict[str, float]:
@@ -68,42 +69,36 @@ class EpochReport:
             "train/gradient_norm": self.gradient_norm,
             "train/learning_rate": self.learning_rate,
             "train/rows_per_s": self.rows_per_s,
+            "train/stall": self.stall,
         }
 
 
 @dataclass
 class _Training:
-    """All that a training step touches."""
+    """All that the loop works with."""
 
     spec: RingSpec
     transform: Transform
-    rows: Batch
     valid: pa.Table
-    model: nn.Module
-    replicated: nn.Module
-    optimizer: Optimizer
-
-    @property
-    def num_rows(self) -> int:
-        return len(next(iter(self.rows.values())))
-
-    @property
-    def steps_an_epoch(self) -> int:
-        return steps_in_epoch(self.num_rows, self.spec.train.batch_size)
+    feed: Feed
+    parted: Parted
+    step: TrainingStep
 
     @property
     def num_steps(self) -> int:
-        return self.steps_an_epoch * self.spec.train.num_epochs
+        return self.feed.steps_an_epoch * self.spec.train.num_epochs
 
 
 def check(spec: RingSpec) -> None:
     """Raise SpecError for what can be known before any worker starts."""
+    workload = WORKLOADS[spec.workload.kind]
+    check_layout(spec.layout, workload.partition(spec.workload), spec.workload.kind)
     spec.layout.check_batch(spec.train.batch_size)
-    metrics = WORKLOADS[spec.workload.kind].metrics
     watched = spec.train.early_stopping.metric
-    if watched not in metrics:
+    if watched not in workload.metrics:
         raise SpecError(
-            f"train.early_stopping.metric: '{watched}' is no metric of this workload. {nearest(watched, metrics)}"
+            f"train.early_stopping.metric: '{watched}' is no metric of this workload. "
+            f"{nearest(watched, workload.metrics)}"
         )
 
 
@@ -113,30 +108,42 @@ def fit(
     prepared: str,
     checkpoints: Checkpoints | None,
     report: Callable[[EpochReport], None],
+    device: torch.device = CPU,
 ) -> None:
     """Train to the last epoch or until the watched metric no longer gets better.
 
-    Goes on from the newest of `checkpoints`, to the same result as a run that was never disturbed. Every worker of
-    the process group calls it; `report` is called on each after every epoch.
+    Goes on from the newest of `checkpoints`, whatever layout it was saved on, to the same result as a run that was
+    never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch.
     """
-    training = _set_up(spec, storage, prepared)
+    training = _set_up(spec, storage, prepared, device)
     progress = _resume(training, checkpoints)
-    while not progress.stopped:
-        progress, epoch_report = _epoch(training, progress, checkpoints)
-        if checkpoints:
-            checkpoints.save(training.model, training.optimizer, progress, spec.train.keep_checkpoints)
-        report(epoch_report)
+    with _open_writer(spec, checkpoints) as writer:
+        while not progress.stopped:
+            progress, epoch_report = _epoch(training, progress, writer)
+            _save(training, progress, writer)
+            report(epoch_report)
 
 
-def _set_up(spec: RingSpec, storage: Storage, prepared: str) -> _Training:
+def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.device) -> _Training:
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
-    rows = workload.tensors(read_split(storage, prepared, "train", workload.ties))
+    rows = read_split(storage, prepared, "train", workload.ties)
     valid = read_split(storage, prepared, "valid", workload.ties)
+    partition = workload.partition(spec.workload)
     torch.manual_seed(spec.seed)
-    model = workload.build(spec.workload, transform)
-    optimizer = build_optimizer(spec.train.optimizer, model.parameters())
-    return _Training(spec, transform, rows, valid, model, replicate(model), optimizer)
+    model = workload.build(spec.workload, transform).train()
+    parted = part(
+        model, spec.layout, partition, lambda outputs, batch: workload.loss(spec.workload, outputs, batch), device
+    )
+    source = Source(
+        rows.num_rows,
+        lambda numbers: workload.tensors(rows.take(numbers)),
+        lambda generator: workload.draw(spec.workload, transform, generator),
+        partition.sequence,
+    )
+    feed = Feed(source, spec.layout, rank(), spec.seed, spec.train.batch_size, device)
+    step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs)
+    return _Training(spec, transform, valid, feed, parted, step)
 
 
 def _resume(training: _Training, checkpoints: Checkpoints | None) -> Progress:
@@ -148,70 +155,87 @@ def _resume(training: _Training, checkpoints: Checkpoints | None) -> Progress:
         return Progress()
     if rank() == 0:
         print(f"going on from the checkpoint of step {steps[-1]}", flush=True)
-    return checkpoints.load(steps[-1], training.model, training.optimizer)
+    progress = checkpoints.load(steps[-1], training.parted.model, training.step.optimizer)
+    if progress.loss_scale is not None:
+        training.step.loss_scale = progress.loss_scale
+    return progress
 
 
-def _epoch(training: _Training, progress: Progress, checkpoints: Checkpoints | None) -> tuple[Progress, EpochReport]:
+def _open_writer(spec: RingSpec, checkpoints: Checkpoints | None) -> AbstractContextManager[CheckpointWriter | None]:
+    if checkpoints is None:
+        return nullcontext()
+    return CheckpointWriter(checkpoints, spec.train.keep_checkpoints, Origin(dump(spec), spec.layout.line()))
+
+
+def _save(training: _Training, progress: Progress, writer: CheckpointWriter | None) -> None:
+    if writer:
+        scale = training.step.loss_scale if training.spec.layout.precision == "fp16" else None
+        writer.save(training.parted.model, training.step.optimizer, replace(progress, loss_scale=scale))
+
+
+def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | None) -> tuple[Progress, EpochReport]:
     """Train to the end of the epoch that `progress` stands in, then validate."""
-    spec, train = training.spec, training.spec.train
-    epoch, first = divmod(progress.step, training.steps_an_epoch)
-    order = epoch_order(spec.seed, epoch, training.num_rows)
+    train, steps_an_epoch = training.spec.train, training.feed.steps_an_epoch
+    epoch, first = divmod(progress.step, steps_an_epoch)
     started = time.monotonic()
-    summed_loss = torch.zeros(())
-    num_trained = 0
-    training.replicated.train()
-    for step in range(first, training.steps_an_epoch):
-        batch = batch_rows(order, train.batch_size, step)
-        summed_loss += _step(training, batch, progress.step)
-        num_trained += len(batch)
+    summed_loss = torch.zeros((), device=training.parted.device)
+    num_trained, waited_s = 0, 0.0
+    training.parted.model.train()
+    for rows in training.feed.epoch(epoch, first):
+        is_last = progress.step + 1 == (epoch + 1) * steps_an_epoch
+        result = training.step(rows, progress.step, wants_norm=is_last)
+        summed_loss += result.summed_loss
+        num_trained += rows.num_rows
+        waited_s += rows.waited_s
         progress = replace(progress, step=progress.step + 1)
         is_due = train.checkpoint_every_steps and progress.step % train.checkpoint_every_steps == 0
-        if checkpoints and is_due and step + 1 < training.steps_an_epoch:
-            checkpoints.save(training.model, training.optimizer, progress, train.keep_checkpoints)
+        if is_due and not is_last:
+            _save(training, progress, writer)
+    loss = float(training.parted.summed(summed_loss)) / num_trained
+    trained_s = time.monotonic() - started
     metrics = _validate(training)
     seconds = time.monotonic() - started
-    loss = float(sum_over_replicas(summed_loss)) / num_trained
     value = metrics[train.early_stopping.metric] if math.isfinite(loss) else math.nan
     progress = _after_epoch(progress, value, train.early_stopping)
     progress = replace(progress, stopped=progress.stopped or epoch + 1 == train.num_epochs)
+    assert result.gradient_norm is not None
     return progress, EpochReport(
         epoch=epoch + 1,
         num_epochs=train.num_epochs,
         step=progress.step,
         num_steps=training.num_steps,
         loss=loss,
-        gradient_norm=gradient_norm(training.model.parameters()),
+        gradient_norm=float(result.gradient_norm),
         learning_rate=learning_rate(train, progress.step - 1, training.num_steps),
         rows_per_s=num_trained / seconds,
-        left_s=(training.num_steps - progress.step) * seconds / (training.steps_an_epoch - first),
+        stall=waited_s / trained_s,
+        left_s=(training.num_steps - progress.step) * seconds / (steps_an_epoch - first),
         metrics=metrics,
         is_best=progress.best_step == progress.step,
     )
 
 
-def _step(training: _Training, batch: Any, step: int) -> Tensor:
-    """Move the weights by one global batch; returns this worker's summed loss []."""
-    spec, workload = training.spec, WORKLOADS[training.spec.workload.kind]
-    set_learning_rate(training.optimizer, learning_rate(spec.train, step, training.num_steps))
-    mine = torch.from_numpy(replica_rows(batch, rank(), num_replicas()))
-    rows = {name: values[mine] for name, values in training.rows.items()}
-    rows |= workload.draw(spec.workload, training.transform, step_generator(spec.seed, step, "draw"))
-    torch.manual_seed(step_generator(spec.seed, step, f"dropout of replica {rank()}").initial_seed())
-    summed = workload.loss(spec.workload, training.replicated(rows), rows)
-    training.optimizer.zero_grad(set_to_none=True)
-    mean_over_batch(summed, len(batch)).backward()
-    training.optimizer.step()
-    return summed.detach()
-
-
 def _validate(training: _Training) -> dict[str, float]:
-    """The metrics on the validation rows, measured by the first worker."""
-    workload = WORKLOADS[training.spec.workload.kind]
+    """The metrics on the validation rows, measured by the first worker on the whole model."""
+    workload, spec = WORKLOADS[training.spec.workload.kind], training.spec.workload
+    model = _whole_model(training)
     metrics: dict[str, float] = {}
-    if rank() == 0:
-        training.model.eval()
-        metrics = workload.evaluate(training.spec.workload, training.model, training.transform, training.valid)
+    if model is not None:
+        metrics = workload.evaluate(spec, model.eval(), training.transform, training.valid)
     return from_first(metrics)
+
+
+def _whole_model(training: _Training) -> nn.Module | None:
+    """The whole model in host memory on the first worker, None on the others: its own where that is whole."""
+    layout, parted = training.spec.layout, training.parted
+    if layout.num_workers == layout.replicate and parted.device == CPU:
+        return parted.model if rank() == 0 else None
+    weights = parted.whole_weights()
+    if weights is None:
+        return None
+    model = WORKLOADS[training.spec.workload.kind].build(training.spec.workload, training.transform)
+    model.load_state_dict(weights)
+    return model
 
 
 def _after_epoch(progress: Progress, value: float, rule: EarlyStoppingSpec) -> Progress:

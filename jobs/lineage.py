@@ -63,14 +63,16 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     root = storage.path("")
     files = [
         (path.removeprefix(root), size, time)
-        for source in (spec.raw.events.path, spec.raw.items.path)
-        for path, size, time in raw_files(storage, source)
+        for source in (spec.raw.events, spec.raw.items)
+        if source
+        for path, size, time in raw_files(storage, source.path)
     ]
     workload = WORKLOADS[spec.workload.kind]
     wanted = {
         "events": [asdict(column) for column in workload.event_columns(spec.workload)],
         "items": [asdict(column) for column in workload.item_columns(spec.workload)],
         "steps": [step.settings() for step in workload.steps(spec.workload)],
+        "workload": {key: getattr(spec.workload, key) for key in ("kind", *workload.unfolds_by)},
     }
     return Inputs(_digest(files), {**sections(spec, "raw", "prepare"), **wanted}, code_revision("jobs.prepare"))
 
@@ -78,13 +80,21 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     """Inputs of `plans/`: the prepared rows, the search and what it starts from."""
     names = ("seed", "workload", "train", "tune")
-    return Inputs(prepare_inputs(spec, storage).key, sections(spec, *names), code_revision("jobs.tune"))
+    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, *names), code_revision("jobs.tune"))
 
 
 def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it."""
-    names = ("seed", "workload", "layout", "train")
-    return Inputs(prepare_inputs(spec, storage).key, sections(spec, *names), code_revision("jobs.train"))
+    names = ("seed", "workload", "train")
+    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, *names), code_revision("jobs.train"))
+
+
+def _numerics(spec: RingSpec, *names: str) -> dict[str, Any]:
+    """The named sections, and of the layout its precision alone: the loss depends on nothing else of it.
+
+    So a run can stop on one layout and go on with another.
+    """
+    return {**sections(spec, *names), "precision": spec.layout.precision}
 
 
 def prepared_folder(spec: RingSpec, storage: Storage) -> str:

@@ -1,10 +1,12 @@
 """Optimizers and learning-rate schedules by the names that a spec gives them."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from jobs.spec import OptimizerSpec, TrainSpec
@@ -16,13 +18,22 @@ LAST_SHARE = 0.01
 def build_optimizer(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> Optimizer:
     """The optimizer of a spec; the schedule sets its learning rate before each step."""
     rate, decay = spec.learning_rate, spec.weight_decay
+    groups = _alike(parameters)
     match spec.name:
         case "adamw":
-            return AdamW(parameters, lr=rate, weight_decay=decay)
+            return AdamW(groups, lr=rate, weight_decay=decay)
         case "adam":
-            return Adam(parameters, lr=rate, weight_decay=decay)
+            return Adam(groups, lr=rate, weight_decay=decay)
         case "sgd":
-            return SGD(parameters, lr=rate, weight_decay=decay, momentum=spec.momentum)
+            return SGD(groups, lr=rate, weight_decay=decay, momentum=spec.momentum)
+
+
+def _alike(parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Parameters by the mesh they lie on: an optimizer moves those of a group together, which have to lie alike."""
+    groups: dict[object, list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        groups[parameter.device_mesh if isinstance(parameter, DTensor) else None].append(parameter)
+    return [{"params": group} for group in groups.values()]
 
 
 def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
@@ -45,8 +56,3 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give every parameter group this rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def gradient_norm(parameters: Iterable[Tensor]) -> float:
-    """The 2-norm of all gradients together."""
-    return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))

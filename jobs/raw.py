@@ -212,6 +212,8 @@ def _as_text(value: object, column: Column) -> str | None:
     if isinstance(value, list) and column.kind == "labels":
         labels = [_scalar_as_text(part, column) for part in value]
         return "|".join(label for label in labels if label is not None)
+    if isinstance(value, list) and column.kind == "numbers":
+        return "|".join(_scalar_as_text(part, column) or "null" for part in value)
     return _scalar_as_text(value, column)
 
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.errors import SpecError
+from cluster.errors import SpecError, nearest
 from cluster.layout import Layout
 from cluster.spec import Spec, load
 from jobs.features.split import SplitSpec
-from jobs.workloads import WorkloadSpec
+from jobs.workloads import WORKLOADS, WorkloadSpec, event_keys
 
 
 class SourceSpec(Spec):
@@ -28,8 +28,8 @@ class RawSpec(Spec):
 
     events: SourceSpec
     """What happened: one row an event. Collected feedback is added to this folder."""
-    items: SourceSpec
-    """What it happened to: one row an item."""
+    items: SourceSpec | None = None
+    """What it happened to: one row an item; only for a workload that has items."""
 
 
 class PrepareSpec(Spec):
@@ -69,6 +69,10 @@ class TrainSpec(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     """Of the learning rate, over all steps."""
+    max_gradient_norm: float | None = Field(None, gt=0)
+    """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto` takes GPUs where the cluster has one for every worker."""
     early_stopping: EarlyStoppingSpec
     checkpoint_every_steps: int | None = Field(None, ge=1)
     """Besides the one at the end of each epoch."""
@@ -151,6 +155,8 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
     """
     spec = load(RingSpec, path, overrides)
     _check_storage(spec.storage)
+    _check_items(spec)
+    _check_split(spec)
     settled = [override.partition("=")[0] for override in overrides]
     space = {
         key: values
@@ -166,6 +172,33 @@ def _check_storage(storage: str) -> None:
         raise SpecError(
             f"storage '{storage}' is a relative path, but a submitted job runs in a copy of the folder that is removed "
             "after it. Give an absolute path or a URI: storage=/data/rayline"
+        )
+
+
+def _check_items(spec: RingSpec) -> None:
+    has_items = bool(WORKLOADS[spec.workload.kind].item_columns(spec.workload))
+    if has_items and spec.raw.items is None:
+        raise SpecError(
+            f"raw.items is missing, the {spec.workload.kind} workload reads items as well as events; "
+            "say where they are: raw.items.path=..."
+        )
+    if not has_items and spec.raw.items is not None:
+        raise SpecError(
+            f"raw.items.path={spec.raw.items.path} would not be read, the {spec.workload.kind} workload has no items; "
+            "leave raw.items out"
+        )
+
+
+def _check_split(spec: RingSpec) -> None:
+    split, kind, keys = spec.prepare.split, spec.workload.kind, event_keys(spec.workload)
+    if split.by == "time" and WORKLOADS[kind].time is None:
+        raise SpecError(
+            f"prepare.split.by=time: the {kind} workload reads no time that could order its rows; "
+            f"give prepare.split.by=hash, which splits them by {', '.join(keys)}"
+        )
+    if split.within is not None and split.within not in keys:
+        raise SpecError(
+            f"prepare.split.within: '{split.within}' does not part the events. {nearest(split.within, keys)}"
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import ray.train
+import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -36,6 +37,8 @@ from jobs.stage import main as stage_main
 from jobs.workloads import WORKLOADS
 
 COLLECTIVE_TIMEOUT_S = 300
+BACKENDS = "cpu:gloo,cuda:nccl"
+"""On GPUs; what is in host memory, such as metrics, still goes by gloo."""
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it, each line of progress comes twice
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",  # with it, each report is logged beside our own line
@@ -91,7 +94,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
         [
             f"train: run {start} ({why_new(storage, f'models/{spec.name}', inputs)})",
             f"  {plan_note}",
-            f"  {spec.layout.num_workers} workers (replicate={spec.layout.replicate}), "
+            f"  {spec.layout.num_workers} workers ({spec.layout.line()}), "
             f"global batch {train.batch_size}, at most {train.num_epochs} epochs",
             f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "
             f"weight decay {optimizer.weight_decay:g}",
@@ -125,11 +128,12 @@ def train_on_worker(settings: dict[str, str]) -> None:
             ray.train.report({"step": epoch.step, **epoch.metrics})
 
         spec = parse(RingSpec, settings["spec"], "the driver's spec")
-        fit(spec, storage, settings["prepared"], checkpoints, report)
+        fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device())
 
 
 def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints) -> None:
-    _check_devices(spec)
+    on_gpu = _takes_gpus(spec)
+    _check_devices(spec, on_gpu)
     settings = {
         "spec": dump(spec),
         "storage": storage.uri,
@@ -140,8 +144,12 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
         TorchTrainer(
             train_on_worker,
             train_loop_config=settings,
-            torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(num_workers=spec.layout.num_workers, resources_per_worker={"CPU": 1}),
+            torch_config=TorchConfig(backend=BACKENDS if on_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=ScalingConfig(
+                num_workers=spec.layout.num_workers,
+                use_gpu=on_gpu,
+                resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+            ),
             run_config=RunConfig(
                 name=f"train-{spec.name}",
                 storage_path=scratch,
@@ -163,18 +171,35 @@ def _interrupt_restored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _check_devices(spec: RingSpec) -> None:
+def _takes_gpus(spec: RingSpec) -> bool:
+    """Whether the workers train on GPUs.
+
+    Raises:
+        SpecError: the precision needs one.
+    """
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = spec.train.device == "gpu" or (spec.train.device == "auto" and num_gpus >= spec.layout.num_workers)
+    if spec.layout.precision == "fp16" and not on_gpu:
+        raise SpecError(
+            f"layout.precision=fp16 needs a GPU for each of {spec.layout.num_workers} workers, train.device="
+            f"{spec.train.device} and the cluster has {num_gpus}; give layout.precision=bf16 or fp32"
+        )
+    return on_gpu
+
+
+def _check_devices(spec: RingSpec, on_gpu: bool) -> None:
     """Raise ClusterError where the workers would wait for ever; say so where they have to wait for others."""
-    there = int(ray.cluster_resources().get("CPU", 0))
+    unit = "GPU" if on_gpu else "CPU"
+    there = int(ray.cluster_resources().get(unit, 0))
     needed = spec.layout.num_workers
     if needed > there:
         raise ClusterError(
-            f"layout replicate={spec.layout.replicate} needs {needed} CPUs, one a worker; the cluster has {there}. "
-            f"Give layout.replicate={max(there, 1)}, or add nodes"
+            f"layout {spec.layout.line()} needs {needed} {unit}s, one a worker; the cluster has {there}. "
+            f"Lower an axis, or add nodes"
         )
-    free = int(ray.available_resources().get("CPU", 0))
+    free = int(ray.available_resources().get(unit, 0))
     if needed > free:
-        print(f"train: waiting for {needed} CPUs, {free} are free now", flush=True)
+        print(f"train: waiting for {needed} {unit}s, {free} are free now", flush=True)
 
 
 def _is_finished(checkpoints: Checkpoints) -> bool:

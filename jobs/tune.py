@@ -178,7 +178,8 @@ class _Progress(Callback):
 def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:
     """What Ray Tune calls for every trial."""
     spec = parse(RingSpec, settings["spec"], "the driver's spec")
-    spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs, "layout.replicate": 1})
+    spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs})
+    spec = spec.model_copy(update={"layout": spec.layout.alone()})
 
     def report(epoch: EpochReport) -> None:
         if math.isfinite(epoch.loss):  # else the weights diverged: `fit` ends here, and this epoch is no result

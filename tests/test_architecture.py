@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cluster": {"cluster"},
     "jobs.features": {"cluster.spec", "cluster.errors", "jobs.features"},
     "jobs.workloads": {"cluster.spec", "cluster.errors", "jobs.features", "jobs.workloads"},
-    "jobs.parallel": {"cluster", "jobs.parallel"},
+    "jobs.parallel": {"cluster", "jobs.parallel", "jobs.workloads.chain", "jobs.workloads.partition"},
     "jobs.search": {"cluster", "jobs.parallel", "jobs.workloads", "jobs.spec", "jobs.search"},
     "library": BELOW_STAGES,
     "stage": BELOW_STAGES,

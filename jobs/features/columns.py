@@ -1,7 +1,7 @@
 """Columns of raw data: what a value must be, and why a row that breaks it goes to quarantine."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,15 +17,19 @@ class Column:
     """One column by its name in Rayline and in the files.
 
     Kinds: `id` an opaque string; `number`; `time` in seconds since 1970, fractions dropped; `text`; `labels` a list,
-    in text written as "a|b|c".
+    in text written as "a|b|c"; `numbers` a list in single precision, in text written as "1|2|3".
     """
 
     name: str
     kind: ColumnKind
     source: str = ""
     required: bool = True
+    """Whether the files must have it; then each row must, too, unless it is `nullable`."""
+    nullable: bool = False
     low: float | None = None
     high: float | None = None
+    length: int | None = None
+    """How many entries a list must have."""
 
     @property
     def in_files(self) -> str:
@@ -43,7 +47,7 @@ def rename(columns: Sequence[Column], names: dict[str, str]) -> tuple[Column, ..
     for name in names:
         if name not in known:
             raise DataError(f"raw columns name '{name}', which this workload does not read. {nearest(name, known)}")
-    return tuple(Column(c.name, c.kind, names.get(c.name, ""), c.required, c.low, c.high) for c in columns)
+    return tuple(replace(column, source=names.get(column.name, "")) for column in columns)
 
 
 def check_header(header: Iterable[str], columns: Sequence[Column], source: str) -> None:
@@ -86,6 +90,7 @@ _RULES: dict[ColumnKind, str] = {
     "time": "number of seconds",
     "text": "text",
     "labels": "list of labels",
+    "numbers": "list of numbers",
 }
 
 
@@ -93,18 +98,22 @@ def _column(raw: pa.Table, name: str) -> pa.Array:
     return plain(raw.column(name)) if name in raw.column_names else pa.nulls(raw.num_rows, pa.string())
 
 
-def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple[pa.Array, str]]:
-    """Where each rule is broken, and how a message says so."""
+def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple[pa.Array, str | pa.Array]]:
+    """Where each rule is broken, and how a message says so: of all rows, or of each."""
     yield pc.and_(pc.is_valid(given), pc.is_null(values)), f"is no {_RULES[column.kind]}"
-    if column.required:
+    if column.required and not column.nullable:
         yield pc.is_null(given), "is missing"
     if column.low is not None:
         yield pc.less(values, column.low), f"is below {column.low:g}"
     if column.high is not None:
         yield pc.greater(values, column.high), f"is above {column.high:g}"
+    if column.length is not None:
+        lengths = pc.list_value_length(values)
+        said = pc.binary_join_element_wise("has", lengths.cast(pa.string()), f"entries, not {column.length}", " ")
+        yield pc.not_equal(lengths, column.length), said
 
 
-def _say(reasons: pa.Array, where: pa.Array, column: Column, given: pa.Array, rule: str) -> pa.Array:
+def _say(reasons: pa.Array, where: pa.Array, column: Column, given: pa.Array, rule: str | pa.Array) -> pa.Array:
     """Add the reason where nothing was said before; a null in `where` is a no."""
     first = pc.and_(pc.is_null(reasons), pc.fill_null(where, False))
     if not pc.any(first).as_py():  # quoting every value of a good column would cost more than checking it

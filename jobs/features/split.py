@@ -1,6 +1,8 @@
-"""Which rows train, validate and test: by time, over all rows or within each key."""
+"""Which rows train, validate and test: by time, over all rows or within each key, or by a hash of the row's key."""
 
+import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +16,10 @@ SPLIT = "split"
 
 
 class SplitSpec(Spec):
-    """The latest rows test, the ones before them validate, the rest train."""
+    """By time the latest rows test, the ones before them validate and the rest train; by hash it is left to chance."""
 
+    by: Literal["time", "hash"] = "time"
+    """By hash a row stays in its split for good, whatever rows are added; for rows that no time orders."""
     valid: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     within: str | None = None
@@ -26,6 +30,8 @@ class SplitSpec(Spec):
     def _leaves_a_rest(self) -> "SplitSpec":
         if self.valid + self.test >= 1:
             raise ValueError(f"valid + test = {self.valid + self.test:g} leaves nothing to train on; keep it below 1")
+        if self.by == "hash" and self.within is not None:
+            raise ValueError(f"within='{self.within}' orders a column's rows by time; leave it out where by=hash")
         return self
 
 
@@ -56,9 +62,28 @@ def split_by_time(table: pa.Table, spec: SplitSpec, time: str, ties: tuple[str, 
     """
     keys = [spec.within] if spec.within else []
     table = table.sort_by([(name, "ascending") for name in (*keys, time, *ties)])
-    share = _position_within(table.column(spec.within) if spec.within else None, table.num_rows)
+    return _split(table, spec, _position_within(table.column(spec.within) if spec.within else None, table.num_rows))
+
+
+def split_by_hash(table: pa.Table, spec: SplitSpec, keys: tuple[str, ...]) -> pa.Table:
+    """Add the column `split`, of each row by a hash of its values of `keys` alone.
+
+    So rows with the same keys share a split, and the shares are those of the spec within statistical error.
+    """
+    spelt = zip(*(table.column(key).to_pylist() for key in keys), strict=True)
+    return _split(table, spec, np.array([_hashed(values) for values in spelt], np.float64))
+
+
+def _split(table: pa.Table, spec: SplitSpec, share: np.ndarray) -> pa.Table:
+    """Add the column `split` by a number from 0 to 1 for each row."""
     names = np.select([share < 1 - spec.valid - spec.test, share < 1 - spec.test], SPLITS[:2], SPLITS[2])
     return table.append_column(SPLIT, pa.array(names.tolist(), pa.string()))
+
+
+def _hashed(values: tuple[object, ...]) -> float:
+    """A number from 0 to 1 that stands for these values on every machine."""
+    digest = hashlib.blake2b("\0".join(map(str, values)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:

@@ -5,7 +5,7 @@ transform.arrow   one row; one column a step or lookup, holding its fitted table
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 import pyarrow as pa
 import pyarrow.ipc
 
+from jobs.features.scaling import Scaling
 from jobs.features.split import TrainRows
 from jobs.features.vocabulary import Vocabulary
 
@@ -38,7 +39,7 @@ class Step(Protocol):
     def apply(self, table: pa.Table) -> pa.Table:
         """The table with `output` appended."""
 
-    def apply_row(self, row: Mapping[str, Any]) -> int:
+    def apply_row(self, row: Mapping[str, Any]) -> Any:
         """The `output` of one row."""
 
     def settings(self) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Step(Protocol):
         """The step with what was fitted before."""
 
 
-STEPS: dict[str, type[Vocabulary]] = {Vocabulary.kind: Vocabulary}
+STEPS: dict[str, Callable[..., Step]] = {Vocabulary.kind: Vocabulary, Scaling.kind: Scaling}
 
 
 @dataclass(frozen=True)

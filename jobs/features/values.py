@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ColumnKind = Literal["id", "number", "time", "text", "labels"]
+ColumnKind = Literal["id", "number", "time", "text", "labels", "numbers"]
 
 ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "id": pa.string(),
@@ -13,6 +14,7 @@ ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "time": pa.int64(),
     "text": pa.string(),
     "labels": pa.list_(pa.string()),
+    "numbers": pa.list_(pa.float32()),
 }
 NUM_SHOWN = 80
 """Characters of a value that a message quotes."""
@@ -48,6 +50,8 @@ def typed(given: pa.Array, kind: ColumnKind) -> pa.Array:
         return _seconds_of_text(given) if is_text else _seconds(given)
     if kind == "labels":
         return _labels_of_text(given) if is_text else _labels(given)
+    if kind == "numbers":
+        return _lists_of_text(given) if is_text else _lists(given)
     return given if is_text else _text(given)
 
 
@@ -123,7 +127,7 @@ def _numbers_of_text(text: pa.Array) -> pa.Array:
 
 
 def _finite(numbers: pa.Array) -> pa.Array:
-    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, numbers.type))
 
 
 def _seconds(given: pa.Array) -> pa.Array:
@@ -147,6 +151,30 @@ def _labels(given: pa.Array) -> pa.Array:
     if not _is_list(given.type):
         return pa.nulls(len(given), ARROW_TYPES["labels"])
     return _cast_or_null(given, ARROW_TYPES["labels"])
+
+
+def _lists(given: pa.Array) -> pa.Array:
+    """Lists of numbers; null where one of them is none."""
+    if not _is_list(given.type):
+        return pa.nulls(len(given), ARROW_TYPES["numbers"])
+    return _all_or_null(given, _finite(_numbers(given.flatten()).cast(pa.float32(), safe=False)))
+
+
+def _lists_of_text(text: pa.Array) -> pa.Array:
+    """The numbers between the bars."""
+    parts = pc.split_pattern(text, "|")
+    numbers = _numbers_of_text(_trimmed(parts.flatten()))
+    return _all_or_null(parts, _finite(numbers.cast(pa.float32(), safe=False)))
+
+
+def _all_or_null(lists: pa.Array, values: pa.Array) -> pa.Array:
+    """`lists` with these values for their own, null where one is missing."""
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    ends = np.cumsum(sizes)
+    missing = np.concatenate([[0], np.cumsum(values.is_null().to_numpy(zero_copy_only=False))])
+    is_null = lists.is_null().to_numpy(zero_copy_only=False) | (missing[ends] > missing[ends - sizes])
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(is_null))
 
 
 def _labels_of_text(text: pa.Array) -> pa.Array:

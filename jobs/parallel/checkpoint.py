@@ -1,31 +1,29 @@
-"""Checkpoints: torch.distributed.checkpoint files that appear all at once, found again after any death.
+"""Checkpoints: torch.distributed.checkpoint files that appear all at once and are found again after any death.
 
-checkpoints/<name>/<key>/step-00000480/     weights, optimizer and progress; one file a rank
+checkpoints/<name>/<key>/step-00000480/     weights and optimizer, one file a rank; manifest.json
+
+Saved on any layout, loaded on any other: tensors go by the names that they have in the whole model.
+No random state is saved: every draw (sample order, negatives, dropout) is a pure function of seed, step and purpose.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
+from cluster.errors import StorageError
 from cluster.storage import Storage
-from jobs.parallel.replicate import from_first, rank
+from jobs.parallel.checkpoint_reader import CheckpointReader
+from jobs.parallel.checkpoint_state import put_state, state_to_fill
 
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+PREFIX = "step-"
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,23 @@ class Progress:
     epochs_without_better: int = 0
     stopped: bool = False
     """Whether training came to its end."""
+    loss_scale: float | None = None
+    """Of fp16; None where the loss is not scaled."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint was made by."""
+
+    spec: str
+    """The resolved spec, as YAML."""
+    layout: str
+    """In a few words."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. `CheckpointWriter` adds to them."""
 
     storage: Storage
     folder: str
@@ -52,59 +62,76 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, in order."""
         names = self.storage.folders(self.folder)
-        return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
+        return sorted(int(name.removeprefix(PREFIX)) for name in names if name.startswith(PREFIX))
 
     def progress(self, step: int) -> Progress:
         """What the run knew at a step's checkpoint."""
-        return Progress(**self.storage.manifest(self._at(step))["progress"])
+        return Progress(**self.storage.manifest(self.at(step))["progress"])
 
-    def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress, keep: int) -> None:
-        """Write the checkpoint of `progress.step`, then prune to the newest `keep` and the best. All ranks call it.
-
-        Not before the first step: torch fills an optimizer's empty state by a step of its own, which Adam counts.
-        """
-        staged = from_first(self.storage.stage(self._at(progress.step)) if rank() == 0 else "")
-        with TemporaryDirectory() as scratch:
-            save(_state(model, optimizer), checkpoint_id=scratch)
-            self.storage.upload(Path(scratch), staged)
-        _wait_for_all()
-        if rank() == 0:
-            self.storage.commit(staged, self._at(progress.step), {"progress": asdict(progress)})
-            self._prune(progress, keep)
+    def origin(self, step: int) -> Origin:
+        """What a step's checkpoint was made by."""
+        return Origin(**self.storage.manifest(self.at(step))["origin"])
 
     def load(self, step: int, model: nn.Module, optimizer: Optimizer) -> Progress:
-        """Put a step's state into the model and optimizer. All ranks call it."""
-        state = _state(model, optimizer)
-        with self.storage.as_local(self._at(step)) as local:
-            load(state, checkpoint_id=str(local))
-        set_model_state_dict(model, state["model"])
-        set_optimizer_state_dict(model, optimizer, state["optimizer"], options=FLAT)
-        return self.progress(step)
+        """Put a step's state into what this worker holds of the model, and into its optimizer. All ranks call it.
+
+        Raises:
+            StorageError: the checkpoint cannot be read; on every rank where one of them could not.
+        """
+        with storage_errors(self.storage, f"the checkpoint of step {step} cannot be read"):
+            reader = CheckpointReader(self.storage, self.at(step))
+            state = state_to_fill(model, reader.metadata)
+            _load(dict(state), reader, alone=not dist.is_initialized())
+            put_state(model, optimizer, state)
+            return self.progress(step)
 
     def load_weights(self, step: int, model: nn.Module) -> None:
-        """Put a step's weights alone into a model, in one process."""
-        state = {"model": get_model_state_dict(model)}
-        with self.storage.as_local(self._at(step)) as local, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is wanted
-            load(state, checkpoint_id=str(local), no_dist=True)
-        set_model_state_dict(model, state["model"])
+        """Put a step's weights alone into a whole model, in one process and whether it has a process group or not.
 
-    def _prune(self, progress: Progress, keep: int) -> None:
+        Raises:
+            StorageError: the checkpoint cannot be read.
+        """
+        with storage_errors(self.storage, f"the checkpoint of step {step} cannot be read"):
+            weights = model.state_dict()
+            _load({"model": weights}, CheckpointReader(self.storage, self.at(step)), alone=True)
+            model.load_state_dict(weights)
+
+    def publish(self, staged: str, progress: Progress, origin: Origin, keep: int) -> None:
+        """Make what was staged the checkpoint of `progress.step`, then prune to the newest `keep` and the best."""
+        manifest = {"progress": asdict(progress), "origin": asdict(origin)}
+        self.storage.commit(staged, self.at(progress.step), manifest)
         for step in self.steps()[:-keep]:
             if step != progress.best_step:
-                self.storage.remove(self._at(step))
+                self.storage.remove(self.at(step))
 
-    def _at(self, step: int) -> str:
-        return f"{self.folder}/step-{step:08d}"
-
-
-def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(model),
-        "optimizer": get_optimizer_state_dict(model, optimizer, options=FLAT),
-    }
+    def at(self, step: int) -> str:
+        """The folder of a step's checkpoint."""
+        return f"{self.folder}/{PREFIX}{step:08d}"
 
 
-def _wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+@contextmanager
+def storage_errors(storage: Storage, what: str) -> Iterator[None]:
+    """Make a StorageError of what goes wrong with the storage, on this worker or on another that told it.
+
+    Args:
+        what: went wrong: "the checkpoint of step 3 cannot be read".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(_advice(storage, what, error)) from error
+    except CheckpointException as error:  # no Exception, so that nobody else would catch it
+        for worker, (cause, _) in error.failures.items():
+            if isinstance(cause, OSError):
+                raise StorageError(_advice(storage, f"{what} by worker {worker}", cause)) from error
+        raise RuntimeError(f"{what}: {error}") from error
+
+
+def _advice(storage: Storage, what: str, cause: OSError) -> str:
+    return f"storage '{storage.uri}': {what}: {cause}. Mend it there, or give another: storage=PATH_OR_URI"
+
+
+def _load(state: dict[str, Any], reader: CheckpointReader, alone: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is wanted
+        load(state, storage_reader=reader, no_dist=alone)

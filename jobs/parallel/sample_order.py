@@ -24,12 +24,25 @@ def batch_rows(order: np.ndarray, batch_size: int, step: int) -> np.ndarray:
     return order[step * batch_size : (step + 1) * batch_size]
 
 
-def replica_rows(batch: np.ndarray, replica: int, num_replicas: int) -> np.ndarray:
+def replica_rows(batch: np.ndarray, replica: int, num_replicas: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The part of a global batch that one model replica takes: disjoint, together the whole.
 
-    The parts of a batch that does not divide differ by one row, and may be empty.
+    Every part has `batch_size / num_replicas` rows, which the layout's check sees divide. The last batch of an epoch
+    may be too small for that: rows of weight 0 stand in for what is missing, so that shapes never change.
+
+    Returns:
+        The places in the batch [rows of the part], int64, and their weights, 1 or 0 [rows of the part], float32.
     """
-    return batch[replica::num_replicas]
+    places = np.arange(replica, batch_size, num_replicas)
+    is_there = places < len(batch)
+    return np.where(is_there, places, 0), is_there.astype(np.float32)
+
+
+def row_keys(seed: int, step: int, places: np.ndarray) -> np.ndarray:
+    """A number of each row's own in a step, by its place in the global batch [rows], int64."""
+    entropy = np.random.SeedSequence([seed, step, zlib.crc32(b"key")])
+    keys: np.ndarray = entropy.generate_state(1, np.uint64).view(np.int64) ^ places
+    return keys
 
 
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:

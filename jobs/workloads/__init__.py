@@ -1,23 +1,33 @@
 """The workloads, one module each, by the `kind` their spec names."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import pyarrow as pa
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.transform import Step, Transform
-from jobs.workloads import recommender
+from jobs.workloads import language, recommender, tabular, vision
+from jobs.workloads.chain import Batch
+from jobs.workloads.language import LanguageSpec
+from jobs.workloads.partition import Partition
 from jobs.workloads.recommender import RecommenderSpec
+from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.vision import VisionSpec
 
-WorkloadSpec = RecommenderSpec
-Batch = dict[str, Tensor]
+WorkloadSpec = Annotated[RecommenderSpec | LanguageSpec | TabularSpec | VisionSpec, Field(discriminator="kind")]
+S = TypeVar("S", contravariant=True)
+O = TypeVar("O", contravariant=True)  # noqa: E741  # of outputs
 
 
-class Workload(Protocol):
-    """What the stages ask of a workload; a module of this package answers it with functions."""
+class Workload(Protocol[S, O]):
+    """What the stages ask of a workload; a module of this package answers it with functions.
+
+    `S` is its spec, `O` what its model returns: a tensor, or tensors by name.
+    """
 
     metrics: Sequence[str]
     """The names `evaluate` returns."""
@@ -25,48 +35,74 @@ class Workload(Protocol):
     lower_is_better: frozenset[str]
     """Those of them that are errors."""
 
-    time: str
-    """The event column that orders rows in time."""
+    time: str | None
+    """The event column that orders rows in time; None where they have no order, so that a hash splits them."""
 
     ties: tuple[str, ...]
-    """Event columns that order rows of the same moment. No two rows share them: of two such rows the later stays."""
+    """Columns that order rows of the same moment; no two training rows share them. Those that events have tell events
+    apart: of two events that share them the later stays."""
 
-    def event_columns(self, spec: WorkloadSpec, /) -> tuple[Column, ...]:
+    unfolds_by: tuple[str, ...]
+    """The keys of its spec that `unfold` depends on."""
+
+    def event_columns(self, spec: S, /) -> tuple[Column, ...]:
         """What an event row must hold."""
 
-    def item_columns(self, spec: WorkloadSpec, /) -> tuple[Column, ...]:
-        """What an item row must hold."""
+    def item_columns(self, spec: S, /) -> tuple[Column, ...]:
+        """What an item row must hold; none where there are no items."""
 
-    def steps(self, spec: WorkloadSpec, /) -> tuple[Step, ...]:
-        """The steps to fit on the training events."""
+    def unfold(self, spec: S, events: pa.Table, /) -> pa.Table:
+        """The training rows that events make; each keeps what its event has that is not its own, such as its split."""
+
+    def steps(self, spec: S, /) -> tuple[Step, ...]:
+        """The steps to fit on the training rows."""
 
     def lookups(self, transform: Transform, items: pa.Table, train: TrainRows, /) -> dict[str, pa.Table]:
         """The tables that the model and serving look things up in; `train` is transformed."""
 
-    def build(self, spec: WorkloadSpec, transform: Transform, /) -> nn.Module:
+    def partition(self, spec: S, /) -> Partition:
+        """How the model may be parted over workers."""
+
+    def build(self, spec: S, transform: Transform, /) -> nn.Module:
         """The untrained model; draws its weights from torch's global generator."""
 
     def tensors(self, rows: pa.Table, /) -> Batch:
-        """Transformed rows as tensors, one entry a row."""
+        """Transformed rows as tensors, one entry a row, for the model and the loss.
 
-    def draw(self, spec: WorkloadSpec, transform: Transform, generator: Generator, /) -> Batch:
+        In training the feed adds `key` [rows] int64, a number of each row's own in this step, for `RowDropout`.
+        """
+
+    def draw(self, spec: S, transform: Transform, generator: Generator, /) -> Batch:
         """What a step draws by chance for its whole global batch; the same on all ranks."""
 
-    def loss(self, spec: WorkloadSpec, outputs: Batch, batch: Batch, /) -> Tensor:
-        """The loss summed over rows [], float32."""
+    def loss(self, spec: S, outputs: O, batch: Batch, /) -> Tensor:
+        """The loss of each row [rows], float32.
 
-    def evaluate(
-        self, spec: WorkloadSpec, model: nn.Module, transform: Transform, rows: pa.Table, /
-    ) -> dict[str, float]:
+        Of a stretch of each row's sequence it is that stretch's share, so that the shares add up to the row's loss.
+        """
+
+    def evaluate(self, spec: S, model: nn.Module, transform: Transform, rows: pa.Table, /) -> dict[str, float]:
         """The metrics of a model on transformed held-out rows."""
 
     def baselines(
-        self, spec: WorkloadSpec, transform: Transform, train: TrainRows, rows: pa.Table, /
+        self, spec: S, transform: Transform, train: TrainRows, rows: pa.Table, /
     ) -> dict[str, dict[str, float]]:
         """The same metrics of predictors that any model must beat; each gives those it can."""
 
-    def golden(self, spec: WorkloadSpec, model: nn.Module, transform: Transform, rows: pa.Table, /) -> pa.Table:
+    def golden(self, spec: S, model: nn.Module, transform: Transform, rows: pa.Table, /) -> pa.Table:
         """Some raw rows and what the model answers to them."""
 
 
-WORKLOADS: dict[str, Workload] = {"recommender": recommender}
+WORKLOADS: dict[str, Workload[Any, Any]] = {
+    "recommender": recommender,
+    "language": language,
+    "tabular": tabular,
+    "vision": vision,
+}
+
+
+def event_keys(spec: WorkloadSpec) -> tuple[str, ...]:
+    """The columns that tell events apart; a hash of them splits events that no time orders."""
+    workload = WORKLOADS[spec.kind]
+    names = {column.name for column in workload.event_columns(spec)}
+    return tuple(name for name in workload.ties if name in names)

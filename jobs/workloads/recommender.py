@@ -22,6 +22,9 @@ from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.transform import Step, Transform
 from jobs.features.vocabulary import UNKNOWN, Vocabulary
+from jobs.workloads.chain import Batch
+from jobs.workloads.dropout import RowDropout
+from jobs.workloads.partition import Partition
 from jobs.workloads.ranking import K, ranking_metrics, rmse, top_items
 
 NUM_GOLDEN_USERS = 16
@@ -30,8 +33,9 @@ USERS_AT_ONCE = 256
 
 metrics: Sequence[str] = ("ndcg_at_10", "hit_rate_at_10", "rmse")
 lower_is_better = frozenset({"rmse"})
-time = "timestamp"
+time: str | None = "timestamp"
 ties: tuple[str, ...] = ("user_id", "item_id")
+unfolds_by: tuple[str, ...] = ()
 
 
 class RecommenderSpec(Spec):
@@ -79,6 +83,11 @@ def item_columns(spec: RecommenderSpec) -> tuple[Column, ...]:
     )
 
 
+def unfold(spec: RecommenderSpec, events: pa.Table) -> pa.Table:
+    """A rating is a training row."""
+    return events
+
+
 def steps(spec: RecommenderSpec) -> tuple[Step, ...]:
     """Users and items of the training rows get an index each."""
     return Vocabulary("user_id", "user"), Vocabulary("item_id", "item")
@@ -118,8 +127,8 @@ class Recommender(nn.Module):
         self.item_bias = nn.Embedding(num_items, 1, padding_idx=UNKNOWN)
         self.popularity = nn.Embedding(num_items, 1, padding_idx=UNKNOWN)
         self.to_rating = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.mean_rating = nn.Parameter(torch.tensor(mean_rating))
-        self.dropout = nn.Dropout(dropout)
+        self.mean_rating = nn.Parameter(torch.tensor([mean_rating]))  # FSDP shards no scalar
+        self.user_dropout, self.item_dropout = RowDropout(dropout, salt=1), RowDropout(dropout, salt=2)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -132,17 +141,17 @@ class Recommender(nn.Module):
             self.users.weight[UNKNOWN] = 0
             self.items.weight[UNKNOWN] = 0
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> Batch:
         """Args:
-            batch: `user`, `item` [rows] and `negatives` [negatives], all int64.
+            batch: `user`, `item`, `key` [rows] and `negatives` [negatives], all int64.
 
         Returns:
             `rating` [rows], and `ranking`: the logit of the row's item, then of the negatives [rows, 1 + negatives];
             a negative that is the row's own item is -inf.
         """
-        user, item, negatives = batch["user"], batch["item"], batch["negatives"]
+        user, item, negatives, key = batch["user"], batch["item"], batch["negatives"], batch["key"]
         user_vectors, item_vectors = self.users(user), self.item_vectors(item)
-        rating = self._rating(self.dropout(user_vectors), self.dropout(item_vectors), user, item)
+        rating = self._rating(self.user_dropout(user_vectors, key), self.item_dropout(item_vectors, key), user, item)
         wanted = (user_vectors * item_vectors).sum(-1) + self.popularity(item).squeeze(-1)
         others = self.item_vectors(negatives)
         compared = user_vectors @ others.T + self.popularity(negatives).squeeze(-1)
@@ -170,6 +179,18 @@ class Recommender(nn.Module):
         return self.mean_rating + bias + taste
 
 
+def partition(spec: RecommenderSpec) -> Partition:
+    """Replicas and shards of the whole model; it has no layers to cut, to split or to recompute."""
+    return Partition(
+        units=("",),
+        refused={
+            "tensor": "its weights are embeddings that are looked up, not matrices that are multiplied",
+            "pipeline": "it is one layer deep, there is nothing to cut",
+            "context": "its rows are no sequences",
+        },
+    )
+
+
 def build(spec: RecommenderSpec, transform: Transform) -> Recommender:
     """The untrained model of these fitted features."""
     users = _vocabulary(transform, "user")
@@ -177,7 +198,7 @@ def build(spec: RecommenderSpec, transform: Transform) -> Recommender:
     return Recommender(users.size, _item_genres(transform), spec.embedding_dim, spec.dropout, float(mean))
 
 
-def tensors(rows: pa.Table) -> dict[str, Tensor]:
+def tensors(rows: pa.Table) -> Batch:
     """`user`, `item` int64 and `rating` float32, each [rows]."""
     return {
         "user": torch.from_numpy(rows.column("user").to_numpy().astype(np.int64)),
@@ -186,19 +207,19 @@ def tensors(rows: pa.Table) -> dict[str, Tensor]:
     }
 
 
-def draw(spec: RecommenderSpec, transform: Transform, generator: Generator) -> dict[str, Tensor]:
+def draw(spec: RecommenderSpec, transform: Transform, generator: Generator) -> Batch:
     """`negatives`: known items, drawn evenly."""
     size = _vocabulary(transform, "item").size
     return {"negatives": torch.randint(1, size, (spec.num_negatives,), generator=generator)}
 
 
-def loss(spec: RecommenderSpec, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Squared error of the ratings plus the weighted softmax loss of the wanted items, summed over rows."""
-    rating_loss = F.mse_loss(outputs["rating"], batch["rating"], reduction="sum")
+def loss(spec: RecommenderSpec, outputs: Batch, batch: Batch) -> Tensor:
+    """Squared error of the rating plus, of a wanted item, the weighted softmax loss [rows]."""
+    rating_loss = F.mse_loss(outputs["rating"], batch["rating"], reduction="none")
     first = torch.zeros_like(batch["item"])
     ranking_loss = F.cross_entropy(outputs["ranking"], first, reduction="none")
     wanted = (batch["rating"] >= spec.relevant_from) & (batch["item"] != UNKNOWN)
-    return rating_loss + spec.ranking_weight * (ranking_loss * wanted).sum()
+    return rating_loss + spec.ranking_weight * ranking_loss * wanted
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.errors import StorageError
 from cluster.storage import Storage, sha256
+from tests.s3 import S3Server
 
 NUM_FILES = 20
 
@@ -237,3 +239,60 @@ def test_a_relative_path_means_the_same_in_a_process_of_another_folder(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert pickle.loads(pickled).path("x") == str(tmp_path / "data" / "x")
+
+
+def published(storage: Storage, folder: str) -> dict[str, bytes]:
+    """The files of a published folder, each checked against its checksum."""
+    found = {name: storage.read(f"{folder}/{name}") for name in storage.manifest(folder)["files"]}
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in found.items()} == storage.manifest(folder)[
+        "files"
+    ]
+    return found
+
+
+@pytest.mark.services
+def test_a_folder_is_published_to_s3_whole(s3: S3Server, source: Path, tmp_path: Path) -> None:
+    storage = s3.storage("published")
+    storage.check_writable()
+    storage.publish(source, "prepared/a", {"rows": 3})
+    assert storage.folders("prepared") == ["a"]
+    assert published(storage, "prepared/a")["below/3.bin"] == (source / "below/3.bin").read_bytes()
+    with storage.as_local("prepared/a") as folder:
+        assert (folder / "below/3.bin").read_bytes() == (source / "below/3.bin").read_bytes()
+    storage.remove("prepared/a")
+    assert storage.folders("prepared") == []
+    assert storage.files("prepared/a") == []
+    storage.publish(source, "prepared/a", {})
+    assert len(published(storage, "prepared/a")) == NUM_FILES
+
+
+@pytest.mark.services
+def test_a_half_filled_folder_on_s3_is_not_seen_and_begins_empty_the_next_time(s3: S3Server) -> None:
+    storage = s3.storage("half-filled")
+    storage.write(f"{storage.stage('prepared/a')}/part-0", b"half")
+    assert storage.folders("prepared") == []
+    staged = storage.stage("prepared/a")
+    storage.write(f"{staged}/part-1", b"whole")
+    storage.commit(staged, "prepared/a", {})
+    assert storage.folders("prepared") == ["a"]
+    assert visible(storage, "prepared") == ["/a/manifest.json", "/a/part-1"]
+
+
+@pytest.mark.services
+def test_what_a_dead_writer_left_on_s3_is_discarded_and_nothing_else(s3: S3Server, source: Path) -> None:
+    storage = s3.storage("discarded")
+    storage.publish(source, "checkpoints/run/step-1", {})
+    storage.upload(source, storage.stage("checkpoints/run/step-2"))
+    storage.write("checkpoints/run/tensorboard/events", b"kept")
+    storage.discard_staged("checkpoints/run")
+    assert storage.files("checkpoints/run/step-2") == []
+    assert storage.read("checkpoints/run/tensorboard/events") == b"kept"
+    assert len(published(storage, "checkpoints/run/step-1")) == NUM_FILES
+    storage.discard_staged("checkpoints/no such run")
+
+
+@pytest.mark.services
+def test_wrong_credentials_of_s3_are_told(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"cannot be written: .*ACCESS_DENIED|SignatureDoesNotMatch"):
+        s3.storage("denied").check_writable()

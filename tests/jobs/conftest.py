@@ -22,6 +22,7 @@ raw:
   items: {{path: raw/movies, columns: {{item_id: movieId}}}}
 prepare: {{split: {{within: user_id}}}}
 workload: {{kind: recommender, embedding_dim: 8, num_negatives: 64, dropout: 0.2}}
+layout: {{replicate: 2}}
 tune:
   num_trials: 0
   num_epochs: 2

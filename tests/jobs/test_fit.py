@@ -14,7 +14,7 @@ from cluster.lifecycle import Cluster
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import prepared_folder
 from jobs.parallel.checkpoint import Checkpoints, Progress
-from jobs.parallel.replicate import rank
+from jobs.parallel.collectives import rank, world_size
 from jobs.spec import RingSpec
 from jobs.workloads import WORKLOADS
 from tests.jobs.conftest import NUM_USERS, RATINGS_A_USER, Ring
@@ -40,6 +40,11 @@ def checkpoints_at(ring: Ring, name: str) -> Checkpoints:
     return Checkpoints(ring.storage, f"checkpoints/films/{name}")
 
 
+def single(ring: Ring, *overrides: str) -> RingSpec:
+    """The spec for one process."""
+    return ring.spec("layout.replicate=1", *overrides)
+
+
 def state_at(checkpoints: Checkpoints, step: int) -> dict[str, object]:
     """Weights, optimizer and progress as they were saved."""
     folder = Path(checkpoints.storage.path(f"{checkpoints.folder}/step-{step:08d}"))
@@ -50,12 +55,12 @@ def state_at(checkpoints: Checkpoints, step: int) -> dict[str, object]:
 
 def same_epochs(reports: Sequence[EpochReport]) -> list[EpochReport]:
     """The reports without what depends on the clock."""
-    return [replace(report, rows_per_s=0, left_s=0) for report in reports]
+    return [replace(report, rows_per_s=0, left_s=0, stall=0) for report in reports]
 
 
 @pytest.mark.ray
 def test_every_epoch_is_reported_and_the_loss_falls(cluster: Cluster, prepared_ring: Ring) -> None:
-    reports = fitted(prepared_ring, prepared_ring.spec())
+    reports = fitted(prepared_ring, single(prepared_ring))
     assert [(report.epoch, report.num_epochs) for report in reports] == [(number, 4) for number in (1, 2, 3, 4)]
     assert [report.step for report in reports] == [number * STEPS_AN_EPOCH for number in (1, 2, 3, 4)]
     assert {report.num_steps for report in reports} == {4 * STEPS_AN_EPOCH}
@@ -68,7 +73,7 @@ def test_every_epoch_is_reported_and_the_loss_falls(cluster: Cluster, prepared_r
 
 @pytest.mark.ray
 def test_the_best_epoch_is_the_one_with_the_best_metric_so_far(cluster: Cluster, prepared_ring: Ring) -> None:
-    reports = fitted(prepared_ring, prepared_ring.spec())
+    reports = fitted(prepared_ring, single(prepared_ring))
     values = [report.metrics["ndcg_at_10"] for report in reports]
     assert [report.is_best for report in reports] == [
         value > max(values[:place], default=-1) for place, value in enumerate(values)
@@ -78,7 +83,7 @@ def test_the_best_epoch_is_the_one_with_the_best_metric_so_far(cluster: Cluster,
 @pytest.mark.ray
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(cluster: Cluster, prepared_ring: Ring) -> None:
     first, again, other = (
-        same_epochs(fitted(prepared_ring, prepared_ring.spec("train.num_epochs=2", seed)))
+        same_epochs(fitted(prepared_ring, single(prepared_ring, "train.num_epochs=2", seed)))
         for seed in ("seed=1", "seed=1", "seed=2")
     )
     assert first == again
@@ -90,7 +95,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(cluster: Clus
 def test_a_run_stopped_between_epochs_ends_as_one_that_was_not(
     cluster: Cluster, prepared_ring: Ring, optimizer: str
 ) -> None:
-    spec = prepared_ring.spec(f"train.optimizer.name={optimizer}")
+    spec = single(prepared_ring, f"train.optimizer.name={optimizer}")
     whole, stopped = (checkpoints_at(prepared_ring, f"{optimizer}-{name}") for name in ("whole", "stopped"))
     expected = same_epochs(fitted(prepared_ring, spec, whole))
 
@@ -106,7 +111,7 @@ def test_a_run_stopped_between_epochs_ends_as_one_that_was_not(
 
 @pytest.mark.ray
 def test_a_run_stopped_amid_an_epoch_ends_as_one_that_was_not(cluster: Cluster, prepared_ring: Ring) -> None:
-    spec = prepared_ring.spec("train.checkpoint_every_steps=7", "train.keep_checkpoints=100")
+    spec = single(prepared_ring, "train.checkpoint_every_steps=7", "train.keep_checkpoints=100")
     whole, stopped = (checkpoints_at(prepared_ring, f"amid-{name}") for name in ("whole", "stopped"))
     expected = same_epochs(fitted(prepared_ring, spec, whole))
     fitted(prepared_ring, spec, stopped)
@@ -125,7 +130,7 @@ def test_a_run_stopped_amid_an_epoch_ends_as_one_that_was_not(cluster: Cluster, 
 
 @pytest.mark.ray
 def test_a_finished_run_trains_nothing_more(cluster: Cluster, prepared_ring: Ring) -> None:
-    spec, checkpoints = prepared_ring.spec("train.num_epochs=1"), checkpoints_at(prepared_ring, "finished")
+    spec, checkpoints = single(prepared_ring, "train.num_epochs=1"), checkpoints_at(prepared_ring, "finished")
     assert len(fitted(prepared_ring, spec, checkpoints)) == 1
     assert fitted(prepared_ring, spec, checkpoints) == []
 
@@ -137,7 +142,7 @@ def test_training_stops_after_patience_epochs_without_a_better_value(
     cluster: Cluster, prepared_ring: Ring, metric: str, mode: str, patience: int
 ) -> None:
     rule = f"train.early_stopping={{metric: {metric}, mode: {mode}, patience: {patience}}}"
-    spec = prepared_ring.spec(rule, "train.num_epochs=40", "train.optimizer.learning_rate=0.2")
+    spec = single(prepared_ring, rule, "train.num_epochs=40", "train.optimizer.learning_rate=0.2")
     checkpoints = checkpoints_at(prepared_ring, f"{metric}-{patience}")
     reports = fitted(prepared_ring, spec, checkpoints)
     values = [report.metrics[metric] for report in reports]
@@ -153,7 +158,7 @@ def test_training_stops_after_patience_epochs_without_a_better_value(
 @pytest.mark.ray
 def test_diverged_weights_end_the_run_and_are_never_the_best(cluster: Cluster, prepared_ring: Ring) -> None:
     wild = ("train.optimizer.name=sgd", "train.optimizer.learning_rate=1e30")
-    (report,) = fitted(prepared_ring, prepared_ring.spec(*wild))
+    (report,) = fitted(prepared_ring, single(prepared_ring, *wild))
     assert not report.is_best
     assert report.loss != report.loss or report.loss == torch.inf
 
@@ -166,19 +171,21 @@ SETTINGS = [
 """Of 1,920 rows: a last batch of 20, and one of a single row, fewer than replicas."""
 
 
-def specs_without_dropout(ring: Ring) -> list[RingSpec]:
-    return [ring.spec("workload.dropout=0.0", "train.num_epochs=2", *settings) for settings in SETTINGS]
+def specs(ring: Ring) -> list[RingSpec]:
+    """With dropout: a row's mask is its own, wherever it is trained."""
+    layout = f"layout.replicate={world_size()}"
+    return [ring.spec("workload.dropout=0.3", "train.num_epochs=2", layout, *settings) for settings in SETTINGS]
 
 
 def write_epochs(folder: Path, ring: Ring) -> None:
     """What one process of several reports of each setting."""
-    reports = [[asdict(report) for report in fitted(ring, spec)] for spec in specs_without_dropout(ring)]
+    reports = [[asdict(report) for report in fitted(ring, spec)] for spec in specs(ring)]
     (folder / f"{rank()}.json").write_text(json.dumps(reports))
 
 
 @pytest.fixture(scope="module")
 def alone(cluster: Cluster, prepared_ring: Ring) -> list[list[EpochReport]]:
-    return [fitted(prepared_ring, spec) for spec in specs_without_dropout(prepared_ring)]
+    return [fitted(prepared_ring, spec) for spec in specs(prepared_ring)]
 
 
 @pytest.mark.ray
@@ -207,12 +214,13 @@ REPORT = EpochReport(
     rows_per_s=12345.6,
     left_s=7.4,
     metrics={"ndcg_at_10": 0.25, "rmse": 0.9},
+    stall=0.0123,
     is_best=True,
 )
 
 
 def test_a_line_of_progress_says_where_training_stands() -> None:
-    line = "epoch 2/4  step 60/120  loss 1.2346  ndcg_at_10 0.2500  rmse 0.9000  12,346 rows/s  7 s left"
+    line = "epoch 2/4  step 60/120  loss 1.2346  ndcg_at_10 0.2500  rmse 0.9000  12,346 rows/s  stall 1.2%  7 s left"
     assert REPORT.line() == f"{line} *"
     assert replace(REPORT, is_best=False).line() == line
 
@@ -225,6 +233,7 @@ def test_scalars_are_named_by_where_they_were_measured() -> None:
         "train/gradient_norm": 0.5,
         "train/learning_rate": 0.01,
         "train/rows_per_s": 12345.6,
+        "train/stall": 0.0123,
     }
 
 

@@ -122,13 +122,50 @@ def test_what_prepare_reads_changes_its_key_and_the_reason_shows_both_values(
     assert why_new(storage, "made/films", after) == change
 
 
+TEXTS = """
+name: films
+raw: {events: {path: raw/ratings}}
+prepare: {split: {by: hash}}
+workload: {kind: language}
+train: {early_stopping: {metric: bits_per_byte, mode: min}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("workload.context_length=64", "spec changed: workload.context_length 128 -> 64"),
+        ("workload.num_layers=2", None),
+    ],
+)
+def test_of_the_model_only_what_makes_training_rows_of_events_changes_prepares_key(
+    storage: Storage, override: str, change: str | None
+) -> None:
+    path = Path(storage.path("texts.yaml"))
+    path.write_text(TEXTS)
+    before, after = (prepare_inputs(load_ring(path, given), storage) for given in ([], [override]))
+    note(storage, before)
+    assert (after == before) == (change is None)
+    assert change is None or why_new(storage, "made/films", after) == change
+
+
+def test_the_kind_of_the_workload_is_part_of_what_prepare_reads(storage: Storage) -> None:
+    path = Path(storage.path("texts.yaml"))
+    path.write_text(TEXTS)
+    table = "workload={kind: tabular, label: text, numeric: [a]}"
+    metric = "train.early_stopping.metric=log_loss"
+    kinds = [prepare_inputs(load_ring(path, given), storage).spec["workload"] for given in ([], [table, metric])]
+    assert kinds == [{"kind": "language", "context_length": 128}, {"kind": "tabular"}]
+
+
 @pytest.mark.parametrize(
     ("override", "trains", "tunes"),
     [
         ("workload.embedding_dim=64", True, True),
         ("train.num_epochs=1", True, True),
         ("seed=7", True, True),
-        ("layout.replicate=4", True, False),
+        ("layout.replicate=4", False, False),
+        ("layout.precision=bf16", True, True),
         ("tune.max_concurrent=1", False, True),
         ("serving.port=9000", False, False),
     ],

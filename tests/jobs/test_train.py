@@ -121,14 +121,31 @@ def test_a_run_killed_before_it_published_trains_no_step_again(
 
 
 @pytest.mark.ray
-def test_one_worker_and_two_come_to_the_same_metrics_without_dropout(cluster: Cluster, prepared_ring: Ring) -> None:
-    made = [
-        train.run(prepared_ring.spec("workload.dropout=0.0", f"layout.replicate={n}"), prepared_ring.storage)
-        for n in (1, 2)
-    ]
-    one, two = (metrics_of(prepared_ring, one.folder.rsplit("/", 1)[1]) for one in made)
-    assert two["rmse"] == pytest.approx(one["rmse"], rel=1e-4)
-    assert two["ndcg_at_10"] == pytest.approx(one["ndcg_at_10"], abs=0.02)
+def test_any_layout_comes_to_the_same_metrics(cluster: Cluster, make_ring: Callable[[], Ring]) -> None:
+    found = []
+    for layout in ("{replicate: 1}", "{replicate: 2, shard: 2}"):
+        ring = make_ring()
+        prepare.run(ring.spec(), ring.storage)
+        made = train.run(ring.spec(f"layout={layout}"), ring.storage)
+        found.append(metrics_of(ring, made.folder.rsplit("/", 1)[1]))
+    assert found[1]["rmse"] == pytest.approx(found[0]["rmse"], rel=1e-4)
+    assert found[1]["ndcg_at_10"] == pytest.approx(found[0]["ndcg_at_10"], abs=0.02)
+
+
+@pytest.mark.ray
+def test_a_run_that_was_killed_goes_on_with_another_layout(
+    cluster: Cluster, undisturbed: dict[str, float], ring: Ring
+) -> None:
+    prepare.run(ring.spec(), ring.storage)
+    process = ring.start("jobs.train", *LONG)
+    wait_for_step(ring, process, 200)
+    process.kill()
+    process.communicate()
+    code, output = ring.call("jobs.train", *LONG, "layout={shard: 4}")
+    assert code == 0, output
+    assert "going on from the checkpoint of step" in output
+    assert "epoch 1/" not in output
+    assert metrics_of(ring, only_version(ring))["rmse"] == pytest.approx(undisturbed["rmse"], rel=1e-2)
 
 
 @pytest.mark.ray

@@ -42,7 +42,7 @@ def model_of(prepared: Prepared, spec: RecommenderSpec = SPEC, seed: int = 0) ->
 
 def batch_of(prepared: Prepared, rows: pa.Table, seed: int = 0) -> dict[str, torch.Tensor]:
     drawn = recommender.draw(SPEC, prepared.transform, torch.Generator().manual_seed(seed))
-    return {**recommender.tensors(rows), **drawn}
+    return {**recommender.tensors(rows), **drawn, "key": torch.arange(rows.num_rows) + 1000 * seed}
 
 
 def trained(prepared: Prepared, spec: RecommenderSpec, num_epochs: int, batch_size: int) -> Recommender:
@@ -57,8 +57,9 @@ def trained(prepared: Prepared, spec: RecommenderSpec, num_epochs: int, batch_si
         for index in torch.randperm(num_rows, generator=draws).split(batch_size):
             batch = {name: values[index] for name, values in rows.items()}
             batch |= recommender.draw(spec, prepared.transform, draws)
+            batch["key"] = torch.randint(2**62, index.shape, generator=draws)
             optimizer.zero_grad()
-            (recommender.loss(spec, model(batch), batch) / len(index)).backward()
+            (recommender.loss(spec, model(batch), batch).sum() / len(index)).backward()
             optimizer.step()
             schedule.step()
     return model.eval()
@@ -95,7 +96,7 @@ def test_negatives_that_are_all_the_rows_own_item_give_no_loss_and_finite_gradie
     batch = batch_of(prepared, prepared.train.table.slice(0, 1))
     batch["negatives"] = batch["item"].repeat(4)
     batch["rating"][:] = 5.0
-    loss = recommender.loss(SPEC, model(batch), batch)
+    loss = recommender.loss(SPEC, model(batch), batch).sum()
     loss.backward()
     assert loss.item() == pytest.approx((model(batch)["rating"] - 5).square().item())
     assert all(weights.grad is None or torch.isfinite(weights.grad).all() for weights in model.parameters())
@@ -116,7 +117,7 @@ def test_unknown_users_and_items_stay_at_zero_through_training(optimizer: str) -
     before = model.users.weight[1:].clone()
     for step in range(5):
         batch = batch_of(prepared, pa.concat_tables([unknown, prepared.train.table.slice(step, 20)]), step)
-        loss = recommender.loss(SPEC, model(batch), batch)
+        loss = recommender.loss(SPEC, model(batch), batch).sum()
         steps.zero_grad()
         loss.backward()
         steps.step()
@@ -138,7 +139,7 @@ def test_the_loss_is_the_sum_over_rows_of_squared_error_and_weighted_softmax(pre
         logits = [float(logit) for logit in outputs["ranking"][row]]
         if rating >= 4 and item != 0:
             expected += 0.7 * (math.log(sum(math.exp(logit) for logit in logits)) - logits[0])
-    assert float(recommender.loss(spec, outputs, batch)) == pytest.approx(expected, rel=1e-5)
+    assert float(recommender.loss(spec, outputs, batch).sum()) == pytest.approx(expected, rel=1e-5)
     assert 0 in batch["item"].tolist()
 
 
@@ -146,9 +147,9 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_parts_losses(prepared: Prepared) 
     """So that any number of workers can each take a part."""
     model = model_of(prepared)
     whole = batch_of(prepared, prepared.train.table)
-    total = recommender.loss(SPEC, model(whole), whole)
+    total = recommender.loss(SPEC, model(whole), whole).sum()
     parts = [batch_of(prepared, prepared.train.table.slice(start, 100)) for start in range(0, len(whole["user"]), 100)]
-    summed = sum(recommender.loss(SPEC, model(part), part) for part in parts)
+    summed = sum(recommender.loss(SPEC, model(part), part).sum() for part in parts)
     torch.testing.assert_close(torch.as_tensor(summed), total)
 
 
@@ -362,7 +363,9 @@ def test_dropout_acts_in_training_only(prepared: Prepared) -> None:
     batch = batch_of(prepared, prepared.valid)
     assert torch.equal(model(batch)["rating"], model(batch)["rating"])
     model.train()
-    assert not torch.equal(model(batch)["rating"], model(batch)["rating"])
+    other = {**batch, "key": batch["key"] + 1}
+    assert torch.equal(model(batch)["rating"], model(batch)["rating"])
+    assert not torch.equal(model(batch)["rating"], model(other)["rating"])
 
 
 def test_equal_seeds_build_equal_models(prepared: Prepared) -> None:

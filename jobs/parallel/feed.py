@@ -1,0 +1,126 @@
+"""feed: the rows of each step, for the worker that stands at one place of the layout.
+
+All workers of one replica get the same rows, each its stretch of their sequences; replicas get disjoint ones, and
+none is dropped or repeated. A thread reads ahead, so that a step waits only where reading is slower than training.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Full, Queue
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from cluster.layout import Layout
+from jobs.parallel.sample_order import batch_rows, epoch_order, replica_rows, row_keys, step_generator, steps_in_epoch
+
+READ_AHEAD = 2
+"""Steps that wait ready."""
+POLL_S = 0.1
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a feed reads from; both functions are pure, so that every worker gets the same of them."""
+
+    num_rows: int
+    read: Callable[[np.ndarray], Batch]
+    """Row numbers [rows] int64 -> tensors, one entry a row."""
+    draw: Callable[[Generator], Batch]
+    """What a step draws by chance for its whole global batch."""
+    sequence: tuple[str, ...] = ()
+    """The entries whose second dim is the position in a sequence."""
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of one step."""
+
+    passes: list[Batch]
+    """One a pass of gradient accumulation; besides the source's entries each has `key` and `weight` [rows]."""
+    num_rows: int
+    """Of the global batch, over all replicas."""
+    waited_s: float
+    """How long training stood still for them."""
+
+
+class Feed:
+    """The rows of one worker."""
+
+    def __init__(
+        self, source: Source, layout: Layout, rank: int, seed: int, batch_size: int, device: torch.device
+    ) -> None:
+        self._source, self._layout, self._rank = source, layout, rank
+        self._seed, self._batch_size, self._device = seed, batch_size, device
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Global batches an epoch."""
+        return steps_in_epoch(self._source.num_rows, self._batch_size)
+
+    def epoch(self, epoch: int, first: int) -> Iterator[StepRows]:
+        """The steps of an epoch from `first` on, in order."""
+        ready: Queue[StepRows | Exception] = Queue(READ_AHEAD)
+        stopped = threading.Event()
+        reader = threading.Thread(target=self._read_ahead, args=(epoch, first, ready, stopped), daemon=True)
+        reader.start()
+        try:
+            for _ in range(first, self.steps_an_epoch):
+                started = time.perf_counter()
+                rows = ready.get()
+                if isinstance(rows, Exception):
+                    raise rows
+                yield StepRows(rows.passes, rows.num_rows, time.perf_counter() - started)
+        finally:
+            stopped.set()
+            reader.join()
+
+    def _read_ahead(
+        self, epoch: int, first: int, ready: "Queue[StepRows | Exception]", stopped: threading.Event
+    ) -> None:
+        try:
+            order = epoch_order(self._seed, epoch, self._source.num_rows)
+            for step in range(first, self.steps_an_epoch):
+                if not _put(ready, self.step(order, epoch, step), stopped):
+                    return
+        except Exception as error:  # raised again where the rows are wanted
+            _put(ready, error, stopped)
+
+    def step(self, order: np.ndarray, epoch: int, step: int) -> StepRows:
+        """The rows of one step of an epoch, which visits the rows in this order."""
+        batch = batch_rows(order, self._batch_size, step)
+        layout, number = self._layout, epoch * self.steps_an_epoch + step
+        places, weight = replica_rows(batch, layout.replica(self._rank), layout.num_replicas, self._batch_size)
+        rows = self._source.read(batch[places])
+        rows |= {name: self._stretch(rows[name]) for name in self._source.sequence}
+        rows |= {"key": torch.from_numpy(row_keys(self._seed, number, places)), "weight": torch.from_numpy(weight)}
+        drawn = self._source.draw(step_generator(self._seed, number, "draw"))
+        passes = zip(*(values.chunk(layout.accumulation) for values in rows.values()), strict=True)
+        return StepRows(
+            [self._on_device(dict(zip(rows, values, strict=True)) | drawn) for values in passes], len(batch), 0.0
+        )
+
+    def _stretch(self, values: Tensor) -> Tensor:
+        """This worker's positions of each row."""
+        return values.chunk(self._layout.context, dim=1)[self._layout.coordinate(self._rank).context].contiguous()
+
+    def _on_device(self, rows: Batch) -> Batch:
+        if self._device.type == "cpu":
+            return rows
+        return {name: values.pin_memory().to(self._device, non_blocking=True) for name, values in rows.items()}
+
+
+def _put(ready: "Queue[StepRows | Exception]", rows: StepRows | Exception, stopped: threading.Event) -> bool:
+    """Whether there was room before the reader was stopped."""
+    while not stopped.is_set():
+        try:
+            ready.put(rows, timeout=POLL_S)
+        except Full:
+            continue
+        return True
+    return False

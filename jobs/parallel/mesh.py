@@ -1,0 +1,47 @@
+"""The device mesh of a layout: which ranks are peers on which axis."""
+
+import warnings
+
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from cluster.layout import AXES, Layout
+
+SHARDED = "shard_context"
+"""The axis over which weights are sharded where both `shard` and `context` split the data."""
+
+
+def open_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
+    """The mesh over all ranks of the process group, one axis for each of the layout that is not 1; None for one worker.
+
+    Every rank calls it once: it makes the process groups.
+    """
+    axes = {axis: size for axis, size in zip(AXES, layout.sizes, strict=True) if size > 1}
+    if not axes:
+        return None
+    mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+    if layout.shard > 1 and layout.context > 1:
+        mesh["shard", "context"]._flatten(SHARDED)
+    return mesh
+
+
+def data_mesh(layout: Layout, mesh: DeviceMesh) -> DeviceMesh | None:
+    """The mesh over which weights are sharded, below `replicate` where there is that too; None where they are whole."""
+    axis = sharding_axis(layout)
+    if axis is None:
+        return None
+    with warnings.catch_warnings():
+        # Torch wants flattened axes kept by hand, but gives no way to combine one kept so with another axis.
+        warnings.filterwarnings("ignore", "Slicing a flattened dim")
+        return mesh["replicate", axis] if layout.replicate > 1 else mesh[axis]
+
+
+def sharding_axis(layout: Layout) -> str | None:
+    """The axis over which weights are sharded. Context peers see different positions, so they too sum gradients."""
+    if layout.shard > 1 and layout.context > 1:
+        return SHARDED
+    return "shard" if layout.shard > 1 else "context" if layout.context > 1 else None
+
+
+def num_averaged(layout: Layout) -> int:
+    """Over how many workers data parallelism takes the mean of gradients."""
+    return layout.replicate * layout.shard * layout.context

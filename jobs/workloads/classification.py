@@ -1,0 +1,89 @@
+"""What the workloads that name a row's class share: class numbers, loss, metrics, the simplest baseline, answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jobs.features.split import TrainRows
+from jobs.features.transform import Transform
+from jobs.features.vocabulary import Vocabulary
+from jobs.workloads.chain import Batch
+
+CLASS = "class"
+"""The output of the label's vocabulary: 1 for the most frequent label, 0 for one that training did not show."""
+PREDICTED, PROBABILITIES = "predicted", "probabilities"
+"""What golden rows hold of the model's answer."""
+METRICS: Sequence[str] = ("accuracy", "log_loss")
+LOWER_IS_BETTER = frozenset({"log_loss"})
+ROWS_AT_ONCE = 512
+"""Predicted together, so that what lies between the layers fits in memory."""
+LEAST_PROBABILITY = 1e-15
+"""What a class counts as that was given less, or that training did not show; else one row could cost infinitely."""
+
+
+def labels(transform: Transform) -> list[str]:
+    """The label of each class."""
+    step = transform.step(CLASS)
+    assert isinstance(step, Vocabulary)
+    values: list[str] = step.values.to_pylist()
+    return values
+
+
+def classes(rows: pa.Table) -> Tensor:
+    """The class of each row from 0 on, -1 for a label that training did not show [rows], int64."""
+    return torch.from_numpy(rows.column(CLASS).to_numpy().astype(np.int64) - 1)
+
+
+def cross_entropy(logits: Tensor, actual: Tensor) -> Tensor:
+    """The loss of each row in nats [rows], float32.
+
+    Args:
+        logits: [rows, classes].
+        actual: classes [rows], int64.
+    """
+    return F.cross_entropy(logits.float(), actual, reduction="none", ignore_index=-1)
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """How likely the model holds each class [rows, classes], float64 in host memory."""
+    num_rows = len(next(iter(batch.values())))
+    batch = {"key": torch.zeros(num_rows, dtype=torch.int64), **batch}
+    parts = zip(*(values.split(ROWS_AT_ONCE) for values in batch.values()), strict=True)
+    logits = [model(dict(zip(batch, part, strict=True))) for part in parts]
+    return torch.cat(logits).double().softmax(-1)
+
+
+def scores(given: Tensor, actual: Tensor) -> dict[str, float]:
+    """Accuracy, and the mean negative logarithm of the probability that the actual class was given.
+
+    Args:
+        given: probabilities [rows, classes].
+        actual: classes [rows], int64; -1 is never right.
+    """
+    of_actual = given.gather(1, actual.clamp(min=0)[:, None]).squeeze(1) * (actual >= 0)
+    log_loss = -of_actual.clamp(min=LEAST_PROBABILITY).log().mean()
+    return {"accuracy": accuracy(given.argmax(1), actual), "log_loss": float(log_loss)}
+
+
+def accuracy(predicted: Tensor, actual: Tensor) -> float:
+    """The share of rows whose class was predicted."""
+    return float((predicted == actual).double().mean())
+
+
+def class_shares(train: TrainRows, rows: pa.Table) -> dict[str, float]:
+    """The scores of giving every row the shares that the classes have in training, so always the most frequent one."""
+    counts = torch.bincount(classes(train.table)).double()
+    return scores((counts / counts.sum()).expand(rows.num_rows, -1), classes(rows))
+
+
+def golden(transform: Transform, read: pa.Table, given: Tensor) -> pa.Table:
+    """Rows as they were read, with `predicted`, a label, and `probabilities`, in the order of `labels`."""
+    names = labels(transform)
+    predicted = pa.array([names[place] for place in given.argmax(1).tolist()], pa.string())
+    probabilities = pa.array(given.tolist(), pa.list_(pa.float64()))
+    return read.append_column(PREDICTED, predicted).append_column(PROBABILITIES, probabilities)

@@ -1,0 +1,151 @@
+"""The project's first promise: on every layout the loss and the gradient of one process, step by step."""
+
+import json
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.layout import Layout
+from tests.jobs.parallel.training import NUM_STEPS, Curve, curve, sample, write_curves
+from tests.jobs.parallel.workers import run_together
+
+OPTIMIZERS = ("sgd", "adamw")
+TOLERANCE = 1e-5
+"""Relative, of loss and gradient norm."""
+
+ANY_MODEL: list[dict[str, Any]] = [
+    {"accumulation": 2},
+    {"replicate": 2},
+    {"replicate": 4, "accumulation": 2},
+    {"shard": 2},
+    {"shard": 4, "accumulation": 2},
+    {"replicate": 2, "shard": 2},
+    {"shard": 2, "recompute": True},
+]
+CHAINS: list[dict[str, Any]] = [
+    {"recompute": True},
+    *(
+        {"pipeline": 2, "micro_batches": 4, "schedule": schedule}
+        for schedule in ("gpipe", "1f1b", "interleaved_1f1b", "interleaved_zero_bubble", "zbv")
+    ),
+    {"pipeline": 2, "micro_batches": 2, "recompute": True},
+    {"pipeline": 2, "micro_batches": 2, "accumulation": 2, "shard": 2},
+    {"pipeline": 2, "micro_batches": 4, "replicate": 2, "schedule": "interleaved_1f1b"},
+    {"pipeline": 2, "micro_batches": 4, "shard": 2, "schedule": "zbv"},
+]
+MATRICES: list[dict[str, Any]] = [
+    {"tensor": 2},
+    {"tensor": 2, "replicate": 2, "accumulation": 2},
+    {"tensor": 2, "shard": 2},
+    {"tensor": 2, "pipeline": 2, "micro_batches": 4, "schedule": "interleaved_zero_bubble"},
+    {"tensor": 2, "pipeline": 2, "shard": 2, "micro_batches": 4},
+    {"tensor": 2, "pipeline": 2, "replicate": 2, "micro_batches": 2, "schedule": "zbv"},
+]
+SEQUENCES: list[dict[str, Any]] = [
+    {"tensor": 2, "sequence_parallel": True},
+    {"tensor": 2, "sequence_parallel": True, "shard": 2, "recompute": True},
+    {"tensor": 2, "sequence_parallel": True, "pipeline": 2, "micro_batches": 2},
+    {"tensor": 2, "sequence_parallel": True, "pipeline": 2, "shard": 2, "micro_batches": 4, "schedule": "zbv"},
+    {"context": 2},
+    {"context": 4},
+    {"context": 2, "shard": 2},
+    {"context": 2, "replicate": 2},
+    {"context": 2, "tensor": 2},
+    {"context": 2, "pipeline": 2, "micro_batches": 4, "schedule": "interleaved_1f1b"},
+    {"context": 2, "shard": 2, "tensor": 2},
+    {"context": 2, "shard": 2, "replicate": 2},
+    {"context": 2, "tensor": 2, "sequence_parallel": True, "pipeline": 2, "micro_batches": 2},
+]
+
+CASES = {
+    "language": [
+        *ANY_MODEL,
+        *CHAINS,
+        *MATRICES,
+        *SEQUENCES,
+        {"pipeline": 4, "micro_batches": 4},
+        {"pipeline": 4, "micro_batches": 8, "schedule": "interleaved_1f1b"},
+        {"pipeline": 4, "micro_batches": 8, "schedule": "zbv"},
+    ],
+    "language_tied": [
+        {"shard": 2},
+        {"tensor": 2, "shard": 2},
+        {"context": 2, "replicate": 2},
+        {"context": 2, "shard": 2, "tensor": 2},
+    ],
+    "tabular": [*ANY_MODEL, *CHAINS, *MATRICES],
+    "vision": [*ANY_MODEL, *CHAINS],
+    "recommender": [layout for layout in ANY_MODEL if "recompute" not in layout],
+}
+
+
+@cache
+def alone(name: str, optimizer: str) -> Curve:
+    return curve(sample(name), Layout(), optimizer)
+
+
+def differences(name: str, found: dict[str, Any]) -> dict[str, float]:
+    """The largest relative difference from one process, by optimizer and quantity."""
+    return {
+        f"{optimizer} {quantity}": max(
+            abs(got - wanted) / abs(wanted)
+            for got, wanted in zip(values, getattr(alone(name, optimizer), quantity), strict=True)
+        )
+        for optimizer, curves in found.items()
+        for quantity, values in curves.items()
+    }
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param(name, Layout(**given), id=f"{name}-{Layout(**given).line()}".replace(" ", ","))
+        for name, layouts in CASES.items()
+        for given in layouts
+    ],
+)
+def test_a_layout_has_the_loss_and_gradient_of_one_process(name: str, layout: Layout, tmp_path: Path) -> None:
+    work = partial(write_curves, name=name, layout=layout, optimizers=OPTIMIZERS)
+    if layout.num_workers > 1:
+        run_together(layout.num_workers, work, tmp_path)
+    else:
+        work(tmp_path)
+    for worker in range(layout.num_workers):
+        found = json.loads((tmp_path / f"{worker}.json").read_text())
+        assert set(found) == set(OPTIMIZERS)
+        assert all(len(values) == NUM_STEPS for curves in found.values() for values in curves.values())
+        apart = differences(name, found)
+        assert max(apart.values()) < TOLERANCE, (worker, apart)
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize(
+    ("fault", "layout"),
+    [
+        ("gradients times micro-batches", Layout(pipeline=2, micro_batches=4)),
+        ("other rows for tensor peers", Layout(tensor=2)),
+        ("a repeated row", Layout(replicate=2)),
+        ("a repeated row", Layout()),
+    ],
+)
+def test_a_planted_fault_is_seen_at_every_optimizer(fault: str, layout: Layout, tmp_path: Path) -> None:
+    work = partial(write_curves, name="language", layout=layout, optimizers=OPTIMIZERS, fault=fault)
+    if layout.num_workers > 1:
+        run_together(layout.num_workers, work, tmp_path)
+    else:
+        work(tmp_path)
+    apart = differences("language", json.loads((tmp_path / "0.json").read_text()))
+    for optimizer in OPTIMIZERS:
+        assert max(value for name, value in apart.items() if name.startswith(optimizer)) > 100 * TOLERANCE, apart
+
+
+@pytest.mark.equivalence
+def test_the_loss_under_clipping_alone_would_not_see_a_gradient_of_the_wrong_size(tmp_path: Path) -> None:
+    fault, layout = "gradients times micro-batches", Layout(pipeline=2, micro_batches=4)
+    run_together(2, partial(write_curves, name="language", layout=layout, optimizers=("adamw",), fault=fault), tmp_path)
+    apart = differences("language", json.loads((tmp_path / "0.json").read_text()))
+    assert apart["adamw losses"] < TOLERANCE
+    assert apart["adamw norms"] == pytest.approx(layout.micro_batches - 1, rel=1e-3)

@@ -1,0 +1,79 @@
+"""Small workloads whose rows have no time: raw rows, prepared in one process, and a plain training loop."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from jobs.features.columns import check_rows, rename
+from jobs.features.split import SplitSpec, TrainRows, split_by_hash
+from jobs.features.transform import Transform
+from jobs.workloads import WORKLOADS, event_keys
+from jobs.workloads.language import LanguageSpec
+from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.vision import VisionSpec
+from tests.jobs.workloads.example import Prepared
+
+SPECS: dict[str, Any] = {
+    "language": LanguageSpec(num_layers=2, hidden_dim=16, num_heads=2, context_length=8),
+    "tabular": TabularSpec(label="status", numeric=("income",), categorical=("home",), hidden_dim=8, num_layers=2),
+    "vision": VisionSpec(height=4, width=4, block_channels=(4, 8)),
+}
+RAW = {
+    "language": pa.table({"document": [f"d{n}" for n in range(40)], "text": ["some text, long enough"] * 40}),
+    "tabular": pa.table(
+        {
+            "id": [str(n) for n in range(40)],
+            "income": [float(n) for n in range(40)],
+            "home": ["own", "rent"] * 20,
+            "status": ["good", "bad"] * 20,
+        }
+    ),
+    "vision": pa.table(
+        {
+            "id": [str(n) for n in range(40)],
+            "image": [[float((n + place) % 7) for place in range(16)] for n in range(40)],
+            "label": ["even", "odd"] * 20,
+        }
+    ),
+}
+
+
+def prepare(raw: pa.Table, spec: Any, names: Mapping[str, str] | None = None, share: float = 0.15) -> Prepared:
+    """Check, split by hash, unfold, fit and transform; `share` validates and as much tests."""
+    workload = WORKLOADS[spec.kind]
+    checked = check_rows(raw, rename(workload.event_columns(spec), dict(names or {})))
+    assert checked.column("reason").null_count == checked.num_rows
+    events = split_by_hash(
+        checked.drop_columns(["reason"]), SplitSpec(by="hash", valid=share, test=share), event_keys(spec)
+    )
+    rows = workload.unfold(spec, events).sort_by([(name, "ascending") for name in workload.ties])
+    unfitted = Transform(workload.steps(spec))
+    transform = unfitted.fitted([unfitted.statistics(TrainRows.of(rows))])
+    rows = transform.apply(rows)
+    train = TrainRows.of(rows)
+    valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))
+    return Prepared(transform.with_lookups(workload.lookups(transform, pa.table({}), train)), train, valid, test)
+
+
+def trained(prepared: Prepared, spec: Any, num_epochs: int, batch_size: int, lr: float) -> torch.nn.Module:
+    """A plain training loop in one process: AdamW, cosine."""
+    workload = WORKLOADS[spec.kind]
+    torch.manual_seed(0)
+    model = workload.build(spec, prepared.transform).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    rows, draws = workload.tensors(prepared.train.table), torch.Generator().manual_seed(0)
+    num_rows = prepared.train.table.num_rows
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_epochs * math.ceil(num_rows / batch_size))
+    for _ in range(num_epochs):
+        for index in torch.randperm(num_rows, generator=draws).split(batch_size):
+            batch = {name: values[index] for name, values in rows.items()}
+            batch["key"] = torch.randint(2**62, (len(index),), generator=draws)
+            optimizer.zero_grad()
+            workload.loss(spec, model(batch), batch).mean().backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()

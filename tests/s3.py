@@ -1,0 +1,120 @@
+"""A real S3 server for tests marked `services`: SeaweedFS, from its PyPI package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from cluster.environment import free_ports
+from cluster.processes import dying_with_parent
+from cluster.storage import Storage
+
+HOST = "127.0.0.1"
+BUCKET = "ring"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "for-tests-only"}
+START_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server. Its credentials are in the environment of this process and of those it starts."""
+
+    port: int
+    metrics_port: int
+
+    def storage(self, prefix: str) -> Storage:
+        """A storage of its own for a test."""
+        return Storage(f"s3://{BUCKET}/{prefix}?scheme=http&region=us-east-1&endpoint_override={HOST}%3A{self.port}")
+
+    def num_reads(self) -> int:
+        """How many reads of some bytes of an object it has answered, as it counts them itself."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics") as answer:
+            lines = answer.read().decode()
+        partial = r'^SeaweedFS_s3_request_total{[^}]*code="206",type="GET"} (\S+)$'
+        return sum(int(float(number)) for number in re.findall(partial, lines, re.MULTILINE))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One server for the whole run."""
+    # Short: sockets lie below it. The server may still write while it ends.
+    with TemporaryDirectory(prefix="s3-", ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        with started(Path(folder)) as server:
+            yield server
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[S3Server]:
+    """Start a server that keeps its data in a folder, and end it."""
+    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, metrics = free_ports(*[0] * 9)
+    (folder / "data").mkdir()
+    options = {
+        "dir": folder / "data",
+        "ip": HOST,
+        "ip.bind": HOST,
+        "metricsPort": metrics,
+        "s3": "true",
+        "s3.port": s3,
+        "s3.port.grpc": s3_grpc,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.localSocket": folder / "s3.sock",
+        "filer": "true",
+        "filer.port": filer,
+        "filer.port.grpc": filer_grpc,
+        "filer.localSocket": folder / "filer.sock",
+        "master.port": master,
+        "master.port.grpc": master_grpc,
+        "master.volumeSizeLimitMB": 512,
+        "master.telemetry": "false",  # it would phone home
+        "master.electionTimeout": "1s",
+        "master.resumeState": "false",
+        "volume.port": volume,
+        "volume.port.grpc": volume_grpc,
+        "volume.max": 0,
+    }
+    program = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "weed"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [program, "server", *(f"-{key}={value}" for key, value in options.items())],
+            cwd=folder,
+            env={**os.environ, "GOMEMLIMIT": "256MiB"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=dying_with_parent(),
+        )
+    try:
+        server = S3Server(s3, metrics)
+        wait_until_it_answers(server, process, folder / "log")
+        yield server
+    finally:
+        process.kill()  # it would take ten seconds to end in order
+        process.wait()
+        for port in (s3_grpc, master_grpc, volume_grpc, filer_grpc):
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
+
+
+def wait_until_it_answers(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """It lists buckets seconds before it can read, so wait for what is written to be read back."""
+    ends = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            Storage(f"{server.storage('').uri}&allow_bucket_creation=true").filesystem.create_dir(BUCKET)
+            return server.storage("").check_writable()
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError(f"the S3 server does not answer: {error}\n{log.read_text()[-3000:]}") from error
+            time.sleep(0.2)
