@@ -90,7 +90,7 @@ class Layout(Spec):
     def line(self) -> str:
         """The layout in a few words: every key that is not its default."""
         values = self.model_dump(exclude_defaults=True)
-        return " ".join(f"{key}={value}" for key, value in values.items()) or "one worker"
+        return " ".join(f"{key}={str(value).lower()}" for key, value in values.items()) or "one worker"
 
     def check_batch(self, batch_size: int) -> None:
         """Raise SpecError unless a full global batch divides evenly over replicas, passes and micro-batches."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -127,23 +128,48 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(kind: type[Spec], fault: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or "the spec"
+    keys, owner, kinds = _located(kind, fault["loc"])
+    where = ".".join(keys) or "the spec"
     if fault["type"] == "extra_forbidden":
-        owner = _section(kind, fault["loc"][:-1])
-        return f"unknown key '{where}'. {nearest(str(fault['loc'][-1]), owner.model_fields if owner else ())}"
+        return f"unknown key '{where}'. {nearest(keys[-1], owner.model_fields if owner else ())}"
     if fault["type"] == "missing":
         return f"key '{where}' is missing; it has no default"
+    if fault["type"] == "union_tag_not_found":
+        return f"key '{where}.kind' is missing; it has no default. {nearest('', kinds)}"
+    if fault["type"] == "union_tag_invalid":
+        given = str(fault["ctx"]["tag"])
+        return f"{where}.kind: there is no '{given}'. {nearest(given, kinds)}"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower() + message[1:]}, got {json.dumps(fault['input'], default=str)}"
 
 
-def _section(kind: type[Spec], location: Sequence[int | str]) -> type[Spec] | None:
-    """The Spec class of the section that `location` names."""
+def _located(
+    kind: type[Spec], location: Sequence[int | str]
+) -> tuple[list[str], type[Spec] | None, dict[str, type[Spec]]]:
+    """The keys that lead to a fault, the class of the section it is in, and the kinds that could be there.
+
+    After the key of a section of several kinds pydantic names the kind, which is no key.
+    """
+    keys: list[str] = []
+    owner: type[Spec] | None = None
     section: type[Spec] | None = kind
-    for part in location:
-        field = section.model_fields.get(str(part)) if section else None
-        section = _spec_in(field.annotation) if field else None
-    return section
+    kinds: dict[str, type[Spec]] = {}
+    for part in map(str, location):
+        if part in kinds:
+            section, kinds = kinds[part], {}
+            continue
+        keys.append(part)
+        field = section.model_fields.get(part) if section else None
+        owner, section, kinds = section, _spec_in(field.annotation) if field else None, _kinds_of(field)
+    return keys, owner, kinds
+
+
+def _kinds_of(field: FieldInfo | None) -> dict[str, type[Spec]]:
+    """The classes that a section can be of, by the `kind` that a user gives."""
+    if field is None or field.discriminator != "kind":
+        return {}
+    classes = get_args(field.annotation)
+    return {kind: spec for spec in classes for kind in get_args(spec.model_fields["kind"].annotation)}
 
 
 def _spec_in(annotation: Any) -> type[Spec] | None:

@@ -39,7 +39,7 @@ class EpochReport:
     step: int
     num_steps: int
     loss: float
-    """Mean over the epoch's training rows; over the rest of them after a resume in its middle."""
+    """Mean over the epoch's training rows."""
     gradient_norm: float
     """Of the last step."""
     learning_rate: float
@@ -190,14 +190,15 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
         progress = replace(progress, step=progress.step + 1)
         is_due = train.checkpoint_every_steps and progress.step % train.checkpoint_every_steps == 0
         if is_due and not is_last:
-            _save(training, progress, writer)
-    loss = float(training.parted.summed(summed_loss)) / num_trained
+            so_far = progress.epoch_loss + float(training.parted.summed(summed_loss))
+            _save(training, replace(progress, epoch_loss=so_far), writer)
+    loss = (progress.epoch_loss + float(training.parted.summed(summed_loss))) / training.feed.num_rows
     trained_s = time.monotonic() - started
     metrics = _validate(training)
     seconds = time.monotonic() - started
     value = metrics[train.early_stopping.metric] if math.isfinite(loss) else math.nan
     progress = _after_epoch(progress, value, train.early_stopping)
-    progress = replace(progress, stopped=progress.stopped or epoch + 1 == train.num_epochs)
+    progress = replace(progress, epoch_loss=0.0, stopped=progress.stopped or epoch + 1 == train.num_epochs)
     assert result.gradient_norm is not None
     return progress, EpochReport(
         epoch=epoch + 1,

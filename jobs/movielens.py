@@ -3,14 +3,13 @@
 python -m jobs.movielens STORAGE
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.command import run
 from cluster.errors import DataError
 from cluster.storage import Storage
+from jobs.examples import RawFile, as_csv, write_changed
 
 RATINGS = "raw/ratings/ratings.csv"
 MOVIES = "raw/movies/movies.csv"
@@ -27,15 +26,9 @@ def export(storage: Storage) -> dict[str, int]:
         DataError: the package with the data is not installed.
     """
     frame = _frame()
-    written = {}
-    for path, rows in ((RATINGS, _ratings(frame)), (MOVIES, _movies(frame))):
-        content = _csv(rows)
-        # A file that stays as it is keeps its time, so that the stages that read it can be skipped.
-        is_same = storage.exists(path) and storage.read(path) == content
-        if not is_same:
-            storage.write(path, content)
-        written[path] = 0 if is_same else len(rows) - 1
-    return written
+    tables = {RATINGS: _ratings(frame), MOVIES: _movies(frame)}
+    files = [RawFile(path, as_csv(header, rows), len(rows)) for path, (header, *rows) in tables.items()]
+    return {file.path: write_changed(storage, file) for file in files}
 
 
 def _frame() -> Any:
@@ -65,12 +58,6 @@ def _dated(title: str, year: int) -> str:
     """The title with its year, which tells films of one name apart."""
     suffix = f" ({year})"
     return title if not title or not year or title.endswith(suffix) else title + suffix
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,19 +21,20 @@ import ray
 from ray.data import Dataset
 
 from cluster.command import run as run_command
-from cluster.errors import DataError, SpecError, nearest
+from cluster.errors import DataError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
 from jobs.dataset import as_table, each_file, map_blocks
 from jobs.features.columns import REASON, Column, check_rows, rename
-from jobs.features.split import SPLIT, SPLITS, SplitSpec, TrainRows, split_by_time
+from jobs.features.distinct import last_of_each
+from jobs.features.split import SPLIT, SPLITS, TrainRows, split_by_hash, split_by_time
 from jobs.features.transform import Transform
 from jobs.lineage import Made, prepare_inputs, raw_files, why_new
 from jobs.prepared import read_train
 from jobs.raw import RawBlock, check_headers, read_blocks
 from jobs.spec import RingSpec, SourceSpec
 from jobs.stage import main as stage_main
-from jobs.workloads import WORKLOADS, Workload
+from jobs.workloads import WORKLOADS, event_keys
 
 PARTITION_BYTES = 64 * 1024 * 1024
 NUM_REASONS_SHOWN = 3
@@ -51,20 +52,21 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if storage.is_published(folder):
         return Made("prepare", folder, False, "unchanged", _summary(storage.manifest(folder)))
     why = why_new(storage, parent, inputs)
-    events, items = _tables(spec, storage, inputs.key)
-    for table in (events, items):
+    tables = _tables(spec, storage, inputs.key)
+    for table in tables.values():
         check_headers(storage, table.paths, table.columns)
     with connected():
-        read_events, read_items = _read(storage, events, spec), _read(storage, items, spec)
+        read = {name: _read(storage, table, spec) for name, table in tables.items()}
+        events, items = read["events"], read.get("items")
         staged = storage.stage(folder)
-        counts = _write(spec, storage, read_events.rows, read_items.rows, staged)
+        counts = _write(spec, storage, events.rows, as_table(items.rows) if items else pa.table({}), staged)
     manifest = {
         **inputs.as_manifest(),
         "created_at": datetime.now(UTC).isoformat(),
         "num_rows": counts,
-        "num_read": read_events.num_rows,
-        "num_bad": read_events.num_bad,
-        "num_bad_items": read_items.num_bad,
+        "num_read": events.num_rows,
+        "num_bad": events.num_bad,
+        "num_bad_items": items.num_bad if items else 0,
     }
     storage.commit(staged, folder, manifest)
     return Made("prepare", folder, True, why, _summary(manifest))
@@ -76,15 +78,17 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     folder = f"prepared/{spec.name}/{inputs.key}"
     if storage.is_published(folder):
         return f"prepare: skip, {folder} is there and unchanged"
-    files = {source.path: raw_files(storage, source.path) for source in (spec.raw.events, spec.raw.items)}
+    sources = [source for source in (spec.raw.events, spec.raw.items) if source]
+    files = {source.path: raw_files(storage, source.path) for source in sources}
     read = [f"  read {path}: {len(found)} files, {sum(f[1] for f in found):,} bytes" for path, found in files.items()]
     split = spec.prepare.split
-    order = f"within each {split.within}" if split.within else "over all rows"
+    over = f"within each {split.within}" if split.within else "over all rows"
+    how = f"time {over}" if split.by == "time" else f"a hash of {', '.join(event_keys(spec.workload))}"
     return "\n".join(
         [
             f"prepare: run ({why_new(storage, f'prepared/{spec.name}', inputs)})",
             *read,
-            f"  split by time {order}: {1 - split.valid - split.test:.0%} train, {split.valid:.0%} valid, "
+            f"  split by {how}: {1 - split.valid - split.test:.0%} train, {split.valid:.0%} valid, "
             f"{split.test:.0%} test; fit on train only",
             f"  write {folder}",
         ]
@@ -108,21 +112,18 @@ class _Read:
     num_bad: int
 
 
-def _tables(spec: RingSpec, storage: Storage, key: str) -> tuple[_RawTable, _RawTable]:
+def _tables(spec: RingSpec, storage: Storage, key: str) -> dict[str, _RawTable]:
     workload = WORKLOADS[spec.workload.kind]
-    within = spec.prepare.split.within
-    if within is not None and within not in workload.ties:
-        raise SpecError(f"prepare.split.within: '{within}' does not part the events. {nearest(within, workload.ties)}")
 
     def table(name: str, source: SourceSpec, columns: tuple[Column, ...]) -> _RawTable:
         paths = tuple(path for path, size, _ in raw_files(storage, source.path) if size)
         quarantine = f"quarantine/{spec.name}/{key}/{name}"
         return _RawTable(source.path, paths, rename(columns, source.columns), quarantine)
 
-    return (
-        table("events", spec.raw.events, workload.event_columns(spec.workload)),
-        table("items", spec.raw.items, workload.item_columns(spec.workload)),
-    )
+    tables = {"events": table("events", spec.raw.events, workload.event_columns(spec.workload))}
+    if spec.raw.items:
+        tables["items"] = table("items", spec.raw.items, workload.item_columns(spec.workload))
+    return tables
 
 
 def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
@@ -180,11 +181,11 @@ def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
     return sum(counts), reasons
 
 
-def _write(spec: RingSpec, storage: Storage, events: Dataset, items: Dataset, staged: str) -> dict[str, int]:
+def _write(spec: RingSpec, storage: Storage, events: Dataset, items: pa.Table, staged: str) -> dict[str, int]:
     """Clean, split, fit, transform and write; returns the rows of each split."""
     workload = WORKLOADS[spec.workload.kind]
     print(f"prepare: splitting and transforming {events.count():,} rows", flush=True)
-    split = _split(events, workload, spec.prepare.split).materialize()
+    split = _split(events, spec).materialize()
     transform = _fitted(split, Transform(workload.steps(spec.workload)))
     reference = ray.put(transform)
 
@@ -197,37 +198,31 @@ def _write(spec: RingSpec, storage: Storage, events: Dataset, items: Dataset, st
     if not all(num_rows.values()):
         raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
     train = read_train(storage, staged, workload.ties)
-    lookups = workload.lookups(transform, as_table(items), train)
+    lookups = workload.lookups(transform, items, train)
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
     return num_rows
 
 
-def _split(events: Dataset, workload: Workload, split: SplitSpec) -> Dataset:
-    """Keep the latest of rows that say the same thing twice, and mark each row's split."""
+def _split(events: Dataset, spec: RingSpec) -> Dataset:
+    """Keep the latest of rows that say the same thing twice, mark each row's split, and make training rows of them."""
+    workload, split, keys = WORKLOADS[spec.workload.kind], spec.prepare.split, event_keys(spec.workload)
 
     def clean_and_split(block: pa.Table) -> pa.Table:
-        ordered = block.sort_by([(name, "ascending") for name in (*workload.ties, workload.time)])
-        return split_by_time(_last_of_each(ordered, workload.ties), split, workload.time, workload.ties)
+        rows = last_of_each(block, keys, workload.time)
+        if split.by == "hash":
+            return workload.unfold(spec.workload, split_by_hash(rows, split, keys))
+        assert workload.time is not None
+        return workload.unfold(spec.workload, split_by_time(rows, split, workload.time, keys))
 
-    if split.within is None:
+    together = [split.within] if split.within else [*keys] if split.by == "hash" else None
+    if together is None:
         parted = events.repartition(1)
     else:
         num_parts = max(1, -(-int(events.size_bytes()) // PARTITION_BYTES))
-        parted = events.repartition(num_parts, keys=[split.within])
+        parted = events.repartition(num_parts, keys=together)
     return map_blocks(parted, clean_and_split)
-
-
-def _last_of_each(ordered: pa.Table, keys: tuple[str, ...]) -> pa.Table:
-    """The last row of each run of equal keys."""
-    if ordered.num_rows < 2:
-        return ordered
-    same = [pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in map(ordered.column, keys)]
-    repeated = same[0]
-    for more in same[1:]:
-        repeated = pc.and_(repeated, more)
-    return ordered.filter(pa.chunked_array([*pc.invert(repeated).chunks, pa.array([True])]))
 
 
 def _fitted(split: Dataset, transform: Transform) -> Transform:

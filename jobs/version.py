@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from cluster.spec import dump, parse
@@ -19,7 +19,7 @@ from jobs.features.profile import profile
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.spec import RingSpec
-from jobs.workloads import WORKLOADS
+from jobs.workloads import WORKLOADS, event_keys
 
 Metrics = dict[str, float]
 
@@ -52,7 +52,7 @@ def write(
     baselines = workload.baselines(spec.workload, transform, train, test)
     (folder / "spec.yaml").write_text(dump(spec))
     transform.save(folder)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "weights.safetensors")
+    save_model(model, str(folder / "weights.safetensors"))  # writes a matrix that two layers share once
     (folder / "metrics.json").write_text(json.dumps({"test": metrics, "baselines": baselines}, indent=1))
     pq.write_table(workload.golden(spec.workload, model, transform, test), folder / "golden.parquet")
     (folder / "profile.json").write_text(json.dumps(profile(train), indent=1))
@@ -65,7 +65,7 @@ def read(folder: Path) -> Version:
     spec = parse(RingSpec, (folder / "spec.yaml").read_text(), f"{folder.name}/spec.yaml")
     transform = Transform.load(folder)
     model = WORKLOADS[spec.workload.kind].build(spec.workload, transform)
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    load_model(model, folder / "weights.safetensors")
     model.eval()
     metrics, baselines = read_scores(folder)
     golden = pq.read_table(folder / "golden.parquet")
@@ -99,14 +99,12 @@ def not_better(metrics: Metrics, baselines: dict[str, Metrics], lower_is_better:
 
 
 def _card(spec: RingSpec, metrics: Metrics, baselines: dict[str, Metrics], num_train: int, num_test: int) -> str:
-    split = spec.prepare.split
-    order = f"each {split.within}'s rows" if split.within else "all rows"
     return f"""# {spec.name}
 
 A `{spec.workload.kind}` model, trained by Rayline on {num_train:,} rows.
 
 ## Quality
-On {num_test:,} held-out test rows: the latest {100 * split.test:g} % of {order} by time.
+On {num_test:,} held-out test rows: {_held_out(spec)}.
 
 {table_of(metrics, baselines)}
 
@@ -114,3 +112,12 @@ On {num_test:,} held-out test rows: the latest {100 * split.test:g} % of {order}
 The resolved spec is `spec.yaml`; `profile.json` describes the training rows; `golden.parquet` holds
 inputs with the outputs expected of any server.
 """
+
+
+def _held_out(spec: RingSpec) -> str:
+    """Which rows test."""
+    split = spec.prepare.split
+    if split.by == "hash":
+        return f"{100 * split.test:g} % of all rows, chosen by a hash of {', '.join(event_keys(spec.workload))}"
+    order = f"each {split.within}'s rows" if split.within else "all rows"
+    return f"the latest {100 * split.test:g} % of {order} by time"

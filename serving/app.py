@@ -24,7 +24,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from cluster.command import run as run_command
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, SpecError
 from cluster.lifecycle import connected
 from cluster.registry import Registry
 from cluster.storage import Storage
@@ -50,14 +50,30 @@ class Application(Protocol):
 APPLICATIONS: dict[str, Application] = {"recommender": recommender}
 
 
+def application_of(spec: RingSpec) -> Application:
+    """The application that answers for a workload.
+
+    Raises:
+        SpecError: there is none.
+    """
+    kind = spec.workload.kind
+    if kind not in APPLICATIONS:
+        raise SpecError(
+            f"the {kind} workload has no application, its versions cannot be served; "
+            f"those that have one: {', '.join(sorted(APPLICATIONS))}. Its versions lie in models/{spec.name}/"
+        )
+    return APPLICATIONS[kind]
+
+
 def deploy(spec: RingSpec, storage: Storage) -> str:
     """Start or replace the application `spec.name` in the connected cluster, and return its address once it answers.
 
     Raises:
+        SpecError: the workload has no application.
         RegistryError: the version cannot be served; what was serving before goes on.
         ClusterError: the port is taken, or the application does not come up.
     """
-    application = APPLICATIONS[spec.workload.kind].build(spec, storage)
+    application = application_of(spec).build(spec, storage)
     before = serve.status()
     if before.proxies:
         check_answers(_origin(spec))
@@ -153,11 +169,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     spec = load_ring(options.spec, options.overrides)
     storage = Storage(spec.storage)
+    application = application_of(spec)
     if options.plan:
         print(_plan(spec, storage))
         return 0
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    questions = APPLICATIONS[spec.workload.kind].questions(spec, storage)  # also finds a bad version, at once
+    questions = application.questions(spec, storage)  # also finds a bad version, at once
     with connected() as cluster, _stop_signals():
         served = run(spec, storage)
         try:

@@ -14,7 +14,7 @@ from jobs.features.vocabulary import UNKNOWN
 from jobs.spec import RingSpec
 from jobs.version import Version, read
 from jobs.workloads.ranking import K
-from jobs.workloads.recommender import Recommender, recommend
+from jobs.workloads.recommender import Recommender, RecommenderSpec, recommend
 
 TOLERANCE = 1e-4
 FOR_STRANGERS = "popular with all users"
@@ -77,6 +77,12 @@ class Recommendations:
         return self._content.spec
 
     @property
+    def workload(self) -> RecommenderSpec:
+        """Of that spec the part on the model."""
+        assert isinstance(self.spec.workload, RecommenderSpec)
+        return self.spec.workload
+
+    @property
     def metrics(self) -> dict[str, float]:
         """On the held-out test rows."""
         return self._content.metrics
@@ -121,7 +127,7 @@ class Recommendations:
                 )
 
     def _index(self, column: str, value: str) -> int:
-        return self._content.transform.step(column).apply_row({f"{column}_id": value})
+        return int(self._content.transform.step(column).apply_row({f"{column}_id": value}))
 
     def _reasons(self, user_id: str, items: list[int]) -> list[str]:
         user = self._index("user", user_id)
@@ -136,7 +142,7 @@ class Recommendations:
     def _liked(self, user: int) -> Liked:
         start, end = np.searchsorted(self._history["user"], [user, user + 1])
         items, ratings = self._history["item"][start:end], self._history["rating"][start:end]
-        wanted = ratings >= self.spec.workload.relevant_from
+        wanted = ratings >= self.workload.relevant_from
         return Liked(torch.from_numpy(items[wanted].astype(np.int64)), ratings[wanted].tolist())
 
     def _name(self, item: int) -> str:

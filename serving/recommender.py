@@ -141,7 +141,7 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
     @application.post("/feedback", status_code=202)
     async def accept(request: FeedbackRequest) -> Accepted:
         """Keep a rating; answered once it is durable."""
-        low, high = spec.workload.min_rating, spec.workload.max_rating
+        low, high = recommendations.workload.min_rating, recommendations.workload.max_rating
         if not low <= request.rating <= high:
             rule = f"Rating must be from {low:g} to {high:g}"
             raise RequestValidationError([fault(("body", "rating"), rule, request.rating)])

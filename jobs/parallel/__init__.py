@@ -49,7 +49,7 @@ def check(layout: Layout, partition: Partition, kind: str) -> None:
         if value != default:
             shown, given = (str(v).lower() if isinstance(v, bool) else v for v in (default, value))
             raise SpecError(
-                f"layout.{key}={given} makes no sense for the {kind} workload: {reason}. Give {key}={shown}"
+                f"layout.{key}={given} makes no sense for the {kind} workload: {reason}. Give layout.{key}={shown}"
             )
     checks: tuple[Check, ...] = (pipeline, *STRATEGIES.values())
     for strategy in checks:

@@ -36,6 +36,8 @@ class Progress:
     """Of the metric that is watched."""
     best_step: int = 0
     epochs_without_better: int = 0
+    epoch_loss: float = 0.0
+    """Summed over the rows that the epoch has trained on so far; 0 between epochs."""
     stopped: bool = False
     """Whether training came to its end."""
     loss_scale: float | None = None

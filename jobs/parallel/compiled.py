@@ -15,7 +15,7 @@ def check(layout: Layout, partition: Partition) -> None:
     if layout.compile and layout.pipeline > 1 and layout.schedule in SPLITS_BACKWARD:
         raise SpecError(
             f"layout.compile=true makes one piece of a unit's backward pass, which layout.schedule={layout.schedule} "
-            "runs in two halves; give schedule=1f1b or interleaved_1f1b"
+            "runs in two halves; give layout.schedule=1f1b or interleaved_1f1b"
         )
 
 

@@ -59,6 +59,11 @@ class Feed:
         self._seed, self._batch_size, self._device = seed, batch_size, device
 
     @property
+    def num_rows(self) -> int:
+        """Rows an epoch, over all replicas."""
+        return self._source.num_rows
+
+    @property
     def steps_an_epoch(self) -> int:
         """Global batches an epoch."""
         return steps_in_epoch(self._source.num_rows, self._batch_size)

@@ -60,7 +60,7 @@ def check(layout: Layout, partition: Partition) -> None:
         if layout.micro_batches > 1:
             raise SpecError(
                 f"layout.micro_batches={layout.micro_batches} keep a pipeline busy, but layout.pipeline=1; "
-                f"to add up the gradients of several passes give layout.accumulation={layout.micro_batches}"
+                f"to add up the gradients of several passes give layout.accumulation={layout.micro_batches} instead"
             )
         return
     stages = num_stages(layout)
@@ -69,20 +69,35 @@ def check(layout: Layout, partition: Partition) -> None:
         raise SpecError(
             f"layout.pipeline={layout.pipeline} with schedule={layout.schedule} makes {stages} stages, {a_worker} a "
             f"worker, but the model has {partition.num_links} layers to cut between; "
-            f"give layout.pipeline={max(partition.num_links // a_worker, 1)} or less, or a deeper model"
+            f"give {_shorter(layout, partition.num_links)}, or a deeper model"
         )
     if layout.micro_batches < layout.pipeline and layout.schedule != "gpipe":
         raise SpecError(
             f"layout.micro_batches={layout.micro_batches} are fewer than layout.pipeline={layout.pipeline} stages, so "
-            f"schedule={layout.schedule} cannot fill them; give layout.micro_batches={layout.pipeline} or more"
+            f"schedule={layout.schedule} cannot fill them; give layout.micro_batches={layout.pipeline} or "
+            f"{'more' if layout.schedule in ONE_STAGE_A_WORKER else 'a multiple of it'}"
         )
-    if layout.schedule not in ("gpipe", "1f1b") and layout.micro_batches % layout.pipeline:
+    if layout.schedule not in ONE_STAGE_A_WORKER and layout.micro_batches % layout.pipeline:
         lower = layout.micro_batches - layout.micro_batches % layout.pipeline
         raise SpecError(
             f"layout.micro_batches={layout.micro_batches} is no multiple of layout.pipeline={layout.pipeline}, which "
             f"schedule={layout.schedule} goes round in; give layout.micro_batches={lower} or "
             f"{lower + layout.pipeline}"
         )
+
+
+def _shorter(layout: Layout, num_links: int) -> str:
+    """The longest pipeline that a chain of so many links can be cut into."""
+    fits = [length for length in range(2, num_links + 1) if _fits(layout, length, num_links)]
+    if fits:
+        return f"layout.pipeline={fits[-1]}"
+    return f"layout.schedule=1f1b with layout.pipeline={min(layout.pipeline, num_links)}"
+
+
+def _fits(layout: Layout, length: int, num_links: int) -> bool:
+    if layout.schedule in ONE_STAGE_A_WORKER:
+        return True
+    return 2 * length <= num_links and layout.micro_batches % length == 0
 
 
 def num_stages(layout: Layout) -> int:

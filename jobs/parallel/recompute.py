@@ -16,7 +16,7 @@ def check(layout: Layout, partition: Partition) -> None:
     if layout.recompute and layout.pipeline > 1 and layout.schedule in SPLITS_BACKWARD:
         raise SpecError(
             f"layout.recompute=true computes a unit's activations again in its backward pass, which "
-            f"layout.schedule={layout.schedule} runs in two halves; give schedule=1f1b or interleaved_1f1b"
+            f"layout.schedule={layout.schedule} runs in two halves; give layout.schedule=1f1b or interleaved_1f1b"
         )
 
 

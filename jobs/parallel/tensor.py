@@ -5,6 +5,7 @@ With `sequence_parallel` what lies between such pairs is split by sequence inste
 2022): norms see a stretch of the positions, blocks gather them all, `row` layers scatter their sum.
 """
 
+from math import gcd
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ def check(layout: Layout, partition: Partition) -> None:
         )
     for key, size in partition.tensor_divides.items():
         if size % layout.tensor:
-            fits = [n for n in range(1, size + 1) if size % n == 0]
+            shared = gcd(*partition.tensor_divides.values())
+            fits = [n for n in range(1, shared + 1) if shared % n == 0]
             raise SpecError(
                 f"layout.tensor={layout.tensor} does not divide {key}={size}; "
                 f"give one of {', '.join(map(str, fits))}, or another {key}"
@@ -47,7 +49,8 @@ def check(layout: Layout, partition: Partition) -> None:
             if size % pieces:
                 raise SpecError(
                     f"layout.sequence_parallel=true splits {key}={size} over tensor={layout.tensor} x "
-                    f"context={layout.context} = {pieces} workers, which does not divide; give another {key}"
+                    f"context={layout.context} = {pieces} workers, which does not divide; "
+                    f"give {key}={-(-size // pieces) * pieces}"
                 )
 
 

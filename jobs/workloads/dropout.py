@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: SplitMix64's step (Steele, Lea and Flood, 2014)
-MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9 as int64; both from SplitMix64 (Steele, Lea and Flood, 2014)
 MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
@@ -25,7 +24,7 @@ class RowDropout(nn.Module):
             return values
         flat = values.unsqueeze(1).flatten(1)
         place = torch.arange(flat.shape[1], device=key.device) + (self.salt << 32)
-        kept = _uniform(_mixed(key)[:, None] + place * GOLDEN) >= self.rate
+        kept = _uniform(_mixed(key)[:, None] ^ place) >= self.rate
         return (flat * kept / (1 - self.rate)).reshape(values.shape)
 
 

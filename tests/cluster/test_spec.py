@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -13,12 +13,24 @@ class Optimizer(Spec):
     learning_rate: float = Field(1e-2, gt=0)
 
 
+class Circle(Spec):
+    kind: Literal["circle"] = "circle"
+    radius: float = Field(gt=0)
+
+
+class Box(Spec):
+    kind: Literal["box", "cube"] = "box"
+    edge: float = 1.0
+    optimizer: Optimizer = Optimizer()
+
+
 class Example(Spec):
     name: str
     seed: int = Field(0, ge=0)
     shuffle: bool = True
     optimizer: Optimizer = Optimizer()
     fallback: Optimizer | None = None
+    shape: Annotated[Circle | Box, Field(discriminator="kind")] = Box()
 
 
 @pytest.fixture
@@ -60,9 +72,38 @@ def test_an_override_can_hold_an_equals_sign_and_a_section(file: Path) -> None:
 
 
 def test_an_unknown_key_names_the_nearest_valid_one(file: Path) -> None:
-    assert "unknown key 'sed'. Did you mean 'seed'? Valid: fallback, name, optimizer, seed, shuffle." in refused(
+    assert "unknown key 'sed'. Did you mean 'seed'? Valid: fallback, name, optimizer, seed, shape, shuffle." in refused(
         file, "sed=1"
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("{kind: bux}", "shape.kind: there is no 'bux'. Did you mean 'box'? Valid: box, circle, cube."),
+        ("{kind: 3}", "shape.kind: there is no '3'. Valid: box, circle, cube."),
+        ("{edge: 2}", "key 'shape.kind' is missing; it has no default. Valid: box, circle, cube."),
+        ("{kind: circle}", "key 'shape.radius' is missing; it has no default"),
+        ("{kind: circle, radius: 0}", "shape.radius: input should be greater than 0, got 0"),
+        ("{kind: circle, radius: 1, edge: 1}", "unknown key 'shape.edge'. Valid: kind, radius."),
+        ("{kind: cube, egde: 1}", "unknown key 'shape.egde'. Did you mean 'edge'? Valid: edge, kind, optimizer."),
+        (
+            "{kind: box, optimizer: {kin: sgd}}",
+            "'shape.optimizer.kin'. Did you mean 'kind'? Valid: kind, learning_rate.",
+        ),
+        ("round", 'shape: input should be an object, got "round"'),
+    ],
+)
+def test_a_section_of_several_kinds_is_explained_by_the_keys_of_its_own_kind(
+    file: Path, shape: str, message: str
+) -> None:
+    assert message in refused(file, f"shape={shape}")
+
+
+def test_the_kind_of_a_section_is_the_one_that_is_given(file: Path) -> None:
+    spec = load(Example, file, ["shape={kind: circle, radius: 2.0}"])
+    assert spec.shape == Circle(radius=2.0)
+    assert parse(Example, dump(spec), "again") == spec
 
 
 @pytest.mark.parametrize("section", ["optimizer", "fallback"])

@@ -121,8 +121,8 @@ def test_a_run_stopped_amid_an_epoch_ends_as_one_that_was_not(cluster: Cluster, 
         if step > amid:
             prepared_ring.storage.remove(f"{stopped.folder}/step-{step:08d}")
     resumed = same_epochs(fitted(prepared_ring, spec, stopped))
-    assert resumed[0].metrics == expected[1].metrics
-    assert resumed[0].gradient_norm == expected[1].gradient_norm
+    assert resumed[0].loss == pytest.approx(expected[1].loss, rel=1e-6)  # summed in two parts
+    assert replace(resumed[0], loss=expected[1].loss) == expected[1]
     assert resumed[1:] == expected[2:]
     assert stopped.steps() == whole.steps()
     assert state_at(stopped, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)

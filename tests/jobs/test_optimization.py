@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
 
-from jobs.optimization import build_optimizer, gradient_norm, learning_rate, set_learning_rate
+from jobs.optimization import build_optimizer, learning_rate, set_learning_rate
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 
 RATE = 0.3
@@ -107,17 +106,3 @@ def test_the_rate_is_set_in_every_group() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}], lr=0.1)
     set_learning_rate(optimizer, 0.02)
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02]
-
-
-def test_the_gradient_norm_is_that_of_all_gradients_in_one_vector() -> None:
-    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((3, 4), (5,), (1, 1, 2))]
-    parameters = [torch.zeros_like(gradient, requires_grad=True) for gradient in gradients]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    whole = np.concatenate([gradient.numpy().ravel() for gradient in gradients])
-    untouched = torch.ones(7, requires_grad=True)
-    assert gradient_norm([*parameters, untouched]) == pytest.approx(np.sqrt((whole**2).sum()))
-
-
-def test_the_gradient_norm_without_gradients_is_zero() -> None:
-    assert gradient_norm([torch.ones(2, requires_grad=True)]) == 0

@@ -1,20 +1,28 @@
 """prepare on the suite's cluster, and what it says of data it cannot use."""
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from cluster.errors import DataError, SpecError
 from cluster.lifecycle import Cluster
+from cluster.storage import Storage
 from jobs import prepare
 from jobs.prepared import read_split, read_transform
+from jobs.spec import RingSpec
+from jobs.workloads import WORKLOADS
 from tests.jobs.conftest import Ring, rating_lines, write_raw
+from tests.jobs.workloads import prepared as timeless
 
 TIES = ("user_id", "item_id")
 Row = tuple[str, str, float, int]
@@ -200,3 +208,125 @@ def test_plan_says_what_would_be_read_and_writes_nothing(ring: Ring) -> None:
     assert "prepare: run (first run)" in planned
     assert "within each user_id: 80% train, 10% valid, 10% test" in planned
     assert not ring.storage.exists("prepared")
+
+
+def timeless_spec(kind: str, **prepare: Any) -> RingSpec:
+    """Of a small workload without a time and without items."""
+    return RingSpec.model_validate(
+        {
+            "name": kind,
+            "raw": {"events": {"path": "raw/events"}},
+            "prepare": {"split": {"by": "hash", "valid": 0.15, "test": 0.15}, **prepare},
+            "workload": timeless.SPECS[kind].model_dump(),
+            "train": {"early_stopping": {"metric": WORKLOADS[kind].metrics[0]}},
+        }
+    )
+
+
+def write_lines(storage: Storage, name: str, rows: list[dict[str, Any]]) -> None:
+    storage.write(f"raw/events/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def all_rows(storage: Storage, folder: str, kind: str) -> dict[str, list[dict[str, Any]]]:
+    ties = WORKLOADS[kind].ties
+    return {name: read_split(storage, folder, name, ties).to_pylist() for name in ("train", "valid", "test")}
+
+
+def split_of(key: str) -> str:
+    """The documented rule, for 15 % valid and 15 % test."""
+    share = int(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), 16) / 16**16
+    return "train" if share < 0.7 else "valid" if share < 0.85 else "test"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", timeless.SPECS)
+def test_by_hash_every_event_comes_out_in_the_split_of_its_key(cluster: Cluster, tmp_path: Path, kind: str) -> None:
+    storage, key = Storage(str(tmp_path)), "document" if kind == "language" else "id"
+    rows = timeless.RAW[kind].to_pylist()
+    write_lines(storage, "a", rows)
+    made = prepare.run(timeless_spec(kind), storage)
+    found = all_rows(storage, made.folder, kind)
+    for split, inside in found.items():
+        assert {row[key] for row in inside} == {row[key] for row in rows if split_of(row[key]) == split}
+    assert made.summary.endswith("0 of 40 rows in quarantine")
+    num_rows = {split: len(inside) for split, inside in found.items()}
+    assert storage.manifest(made.folder)["num_rows"] == num_rows
+    assert sum(num_rows.values()) == 40 * (3 if kind == "language" else 1)  # windows of 8 bytes, of 22
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", timeless.SPECS)
+def test_rows_and_transform_do_not_depend_on_files_blocks_or_repetitions(
+    cluster: Cluster, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = timeless.RAW[kind].to_pylist()
+    one, many = Storage(str(tmp_path / "one")), Storage(str(tmp_path / "many"))
+    write_lines(one, "a", rows)
+    for place in range(5):
+        write_lines(many, f"part{4 - place}", rows[place::5] + rows[:3])
+    whole = prepare.run(timeless_spec(kind), one)
+    monkeypatch.setattr(prepare, "PARTITION_BYTES", 500)
+    parted = prepare.run(timeless_spec(kind), many)
+    assert len(many.files(f"{parted.folder}/train")) > len(one.files(f"{whole.folder}/train")) == 1
+    assert all_rows(many, parted.folder, kind) == all_rows(one, whole.folder, kind)
+    assert read_transform(many, parted.folder) == read_transform(one, whole.folder)
+
+
+@pytest.mark.ray
+def test_of_rows_that_contradict_each_other_the_same_one_stays_in_any_order(cluster: Cluster, tmp_path: Path) -> None:
+    rows = timeless.RAW["tabular"].to_pylist()
+    contrary = {**rows[7], "income": -1.0}
+    kept = []
+    for number, order in enumerate(([*rows, contrary], [contrary, *rows[::-1]])):
+        storage = Storage(str(tmp_path / str(number)))
+        write_lines(storage, "a", order)
+        kept.append(all_rows(storage, prepare.run(timeless_spec("tabular"), storage).folder, "tabular"))
+    assert kept[0] == kept[1]
+    (row,) = [row for inside in kept[0].values() for row in inside if row["id"] == rows[7]["id"]]
+    assert row["income"] in (rows[7]["income"], -1.0)
+
+
+@pytest.mark.ray
+def test_numbers_are_scaled_by_the_training_rows_alone(cluster: Cluster, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    write_lines(storage, "a", timeless.RAW["tabular"].to_pylist())
+    found = all_rows(storage, prepare.run(timeless_spec("tabular"), storage).folder, "tabular")
+    income = {split: np.array([[row["income"]] for row in inside]) for split, inside in found.items()}
+    scaler = StandardScaler().fit(income["train"])
+    for split, inside in found.items():
+        scaled = [[row["number:income"]] for row in inside]
+        np.testing.assert_allclose(scaled, scaler.transform(income[split]), atol=1e-6)
+
+
+@pytest.mark.ray
+def test_an_image_of_the_wrong_size_is_quarantined_with_both_sizes(cluster: Cluster, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    short = {"id": "short", "image": [0.0] * 15, "label": "odd"}
+    write_lines(storage, "a", [*timeless.RAW["vision"].to_pylist(), short])
+    made = prepare.run(timeless_spec("vision"), storage)
+    assert "1 of 41 rows in quarantine" in made.summary
+    (info,) = storage.files(f"quarantine/vision/{made.folder.rpartition('/')[2]}")
+    (reason,) = pq.read_table(info.path).column("reason").to_pylist()
+    assert reason.endswith("has 15 entries, not 16")
+    assert "short" not in {row["id"] for inside in all_rows(storage, made.folder, "vision").values() for row in inside}
+
+
+@pytest.mark.ray
+def test_ratings_can_be_split_by_hash_and_the_later_of_a_pair_still_stays(cluster: Cluster, ring: Ring) -> None:
+    lines = rating_lines()
+    user, item, _, time = lines[0].split(",")
+    later = f"{user},{item},0.5,{int(time) + 10_000_000}"
+    write_raw(ring.storage, [*lines, later])
+    made = prepare.run(ring.spec("prepare.split={by: hash, valid: 0.15, test: 0.15}"), ring.storage)
+    found = {split: [keyed(row) for row in rows_of(ring, made.folder, split)] for split in ("train", "valid", "test")}
+    expected = parsed([*lines[1:], later])
+    for split, inside in found.items():
+        assert sorted(inside) == sorted(row for row in expected if split_of(f"{row[0]}\0{row[1]}") == split)
+
+
+def test_plan_names_the_columns_whose_hash_splits_the_rows(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    write_lines(storage, "a", timeless.RAW["language"].to_pylist())
+    planned = prepare.plan(timeless_spec("language"), storage)
+    assert "split by a hash of document: 70% train, 15% valid, 15% test" in planned
+    assert "read raw/events: 1 files" in planned

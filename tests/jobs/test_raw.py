@@ -205,6 +205,23 @@ def test_json_values_are_spelled_as_csv_would(tmp_path: Path) -> None:
     assert rows == [{"n": "7", "f": "0.5", "b": "true", "s": "x", "l": "u|3", "absent": None}]
 
 
+def test_numbers_are_the_same_from_json_csv_and_parquet(tmp_path: Path) -> None:
+    """A gap in a list is no number, so that it cannot shorten the list."""
+    columns = [Column("image", "numbers", required=False)]
+    images = [[0.0, 1.5], None, [2.0, None]]
+    lines = "".join(json.dumps({"image": image}) + "\n" for image in images)
+    pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
+    for path in (
+        written(tmp_path, "x.jsonl", lines),
+        written(tmp_path, "x.csv", 'image\n0|1.5\n""\n2|null\n'),
+        str(tmp_path / "x.parquet"),
+    ):
+        (block,) = read_blocks(Storage(str(tmp_path)), path, columns)
+        checked_rows = check_rows(block.rows, columns)
+        assert checked_rows.column("image").to_pylist() == [[0.0, 1.5], None, None]
+        assert [reason is None for reason in checked_rows.column(REASON).to_pylist()] == [True, True, False]
+
+
 def test_a_file_larger_than_a_block_streams_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = range(2000)
     paths = [

@@ -62,7 +62,17 @@ def test_a_few_lines_are_a_whole_spec(tmp_path: Path) -> None:
         ("prepare.max_bad_fraction=1.1", r"prepare\.max_bad_fraction: .*got 1\.1"),
         ("prepare.split.test=0.95", r"prepare\.split: valid \+ test = 1\.05 leaves nothing to train on"),
         ("workload.relevant_from=9", r"workload: min_rating=0\.5 must be below max_rating=5, and relevant_from=9"),
-        ("workload.kind=chess", r"workload\.kind: .*'recommender', got \"chess\""),
+        (
+            "workload.kind=recomender",
+            r"workload\.kind: there is no 'recomender'\. Did you mean 'recommender'\? Valid: ",
+        ),
+        ("workload.kind=chess", r"there is no 'chess'\. Valid: language, recommender, tabular, vision\."),
+        ("workload={}", r"key 'workload\.kind' is missing; it has no default\. Valid: language, recommender, "),
+        ("workload={kind: vision, hight: 8}", r"unknown key 'workload\.hight'\. Did you mean 'height'\?"),
+        ("workload={kind: vision, height: 8}", r"key 'workload\.width' is missing; it has no default"),
+        ("prepare.split.by=date", r"prepare\.split\.by: .*'time' or 'hash', got \"date\""),
+        ("prepare.split={by: hash, within: user_id}", r"prepare\.split: within='user_id' orders .* where by=hash"),
+        ("prepare.split.within=user", r"prepare\.split\.within: 'user' .*Did you mean 'user_id'\?"),
         ("layout.replicate=0", r"layout\.replicate: .*got 0"),
         ("name=Films", r"name: .*got \"Films\""),
         ("name=films/../x", r"name: "),
@@ -137,7 +147,7 @@ def test_sections_are_plain_data_of_the_named_parts_only(tmp_path: Path) -> None
     spec = load_ring(written(tmp_path), ["prepare.split.within=user_id"])
     part = sections(spec, "raw", "prepare")
     assert list(part) == ["raw", "prepare"]
-    assert part["prepare"]["split"] == {"valid": 0.1, "test": 0.1, "within": "user_id"}
+    assert part["prepare"]["split"] == {"by": "time", "valid": 0.1, "test": 0.1, "within": "user_id"}
     assert part["raw"]["events"] == {"path": "raw/ratings", "columns": {}}
 
 
@@ -147,6 +157,44 @@ def test_a_section_does_not_change_with_another(tmp_path: Path) -> None:
     assert sections(before, "raw", "prepare", "workload") == sections(after, "raw", "prepare", "workload")
     assert sections(before, "train") != sections(after, "train")
     assert math.isclose(before.prepare.max_bad_fraction, 0.05)
+
+
+TABLE = """
+name: loans
+raw: {events: {path: raw/loans}}
+prepare: {split: {by: hash}}
+workload: {kind: tabular, label: status, numeric: [income]}
+train: {early_stopping: {metric: log_loss, mode: min}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        (
+            SMALLEST,
+            "raw.items=null",
+            r"raw\.items is missing, the recommender workload reads items .*raw\.items\.path=",
+        ),
+        (
+            TABLE,
+            "raw.items.path=raw/a",
+            r"raw\.items\.path=raw/a would not be read, the tabular .* leave raw\.items out",
+        ),
+        (
+            TABLE,
+            "prepare.split.by=time",
+            r"split\.by=time: the tabular workload .* give prepare\.split\.by=hash.* by id",
+        ),
+        (TABLE, "prepare.split={}", r"prepare\.split\.by=time: the tabular workload reads no time"),
+    ],
+)
+def test_data_that_the_workload_does_not_take_is_refused(
+    tmp_path: Path, text: str, override: str, message: str
+) -> None:
+    assert load_ring(written(tmp_path, text)).name in ("films", "loans")
+    with pytest.raises(SpecError, match=message):
+        load_ring(written(tmp_path, text), [override])
 
 
 def test_a_submitted_job_needs_a_storage_that_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.features.profile import profile
 from jobs.spec import RingSpec
-from jobs.workloads import recommender
+from jobs.workloads import WORKLOADS, language, recommender
 from jobs.workloads.recommender import Recommender
+from tests.jobs.workloads import prepared as timeless
 from tests.jobs.workloads.example import Prepared, all_scores, made_up, naive_ranking, prepare
 
 SPEC = RingSpec.model_validate(
@@ -23,7 +24,7 @@ SPEC = RingSpec.model_validate(
         "name": "films",
         "raw": {"events": {"path": "raw/ratings"}, "items": {"path": "raw/movies"}},
         "prepare": {"split": {"within": "user_id"}},
-        "workload": {"embedding_dim": 8},
+        "workload": {"kind": "recommender", "embedding_dim": 8},
         "train": {"early_stopping": {"metric": "ndcg_at_10"}},
     }
 )
@@ -172,3 +173,43 @@ def test_published_to_a_registry_it_reads_the_same(folder: Path, tmp_path: Path)
     assert published.spec == before.spec
     assert published.golden == before.golden
     assert np.array_equal(all_scores(published.model, published.transform), all_scores(before.model, before.transform))
+
+
+def test_a_matrix_that_two_layers_share_is_written_once_and_read_into_both(tmp_path: Path) -> None:
+    workload = {**timeless.SPECS["language"].model_dump(), "tie_embeddings": True}
+    spec = SPEC.model_validate({**SPEC.model_dump(), "workload": workload})
+    part = timeless.prepare(timeless.RAW["language"], spec.workload)
+    model = language.build(spec.workload, part.transform)
+    version.write(tmp_path, spec, part.transform, model, part.train, part.test)
+    found = version.read(tmp_path).model
+    assert torch.equal(found.get_parameter("embedding.token.weight"), model.get_parameter("embedding.token.weight"))
+    assert found.get_parameter("head.output.weight") is found.get_parameter("embedding.token.weight")
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    assert (tmp_path / "weights.safetensors").stat().st_size < weights + 10_000
+
+
+@pytest.mark.parametrize("kind", timeless.SPECS)
+def test_a_version_of_every_workload_is_written_and_answers_the_same_when_read(kind: str, tmp_path: Path) -> None:
+    workload, part = WORKLOADS[kind], timeless.prepare(timeless.RAW[kind], timeless.SPECS[kind])
+    spec = RingSpec.model_validate(
+        {
+            "name": kind,
+            "raw": {"events": {"path": "raw"}},
+            "prepare": {"split": {"by": "hash", "valid": 0.15, "test": 0.15}},
+            "workload": timeless.SPECS[kind].model_dump(),
+            "train": {"early_stopping": {"metric": workload.metrics[0]}},
+        }
+    )
+    torch.manual_seed(0)
+    model = workload.build(spec.workload, part.transform)
+    version.write(tmp_path, spec, part.transform, model, part.train, part.test)
+    found = version.read(tmp_path)
+    assert found.spec == spec
+    assert found.metrics == workload.evaluate(spec.workload, model.eval(), part.transform, part.test)
+    assert set(found.metrics) == set(workload.metrics)
+    assert all(set(scores) <= set(workload.metrics) for scores in found.baselines.values())
+    assert workload.golden(spec.workload, found.model, found.transform, part.test) == found.golden
+    key = "document" if kind == "language" else "id"
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert f"held-out test rows: 15 % of all rows, chosen by a hash of {key}." in card
+    assert "by time" not in card

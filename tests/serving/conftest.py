@@ -80,13 +80,13 @@ def make_items() -> pa.Table:
 def fit(spec: RingSpec, transform: Transform, train: TrainRows) -> workload.Recommender:
     torch.manual_seed(0)
     model = workload.build(spec.workload, transform)
-    batch = workload.tensors(train.table)
+    batch = {**workload.tensors(train.table), "key": torch.arange(train.table.num_rows)}
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
         inputs = {**batch, **workload.draw(spec.workload, transform, generator)}
         optimizer.zero_grad()
-        workload.loss(spec.workload, model(inputs), batch).backward()
+        workload.loss(spec.workload, model(inputs), batch).sum().backward()
         optimizer.step()
     return model.eval()
 

@@ -36,6 +36,9 @@ def test_a_good_row_has_no_reason_and_typed_values() -> None:
         ("text", ["a"], "c '['a']' is no text"),
         ("labels", 3, "c '3' is no list of labels"),
         ("labels", [{"a": 1}], "c '[{'a': 1}]' is no list of labels"),
+        ("numbers", "1|x", "c '1|x' is no list of numbers"),
+        ("numbers", [1.0, None], "c '[1.0, None]' is no list of numbers"),
+        ("numbers", "", "c is missing"),
         ("id", None, "c is missing"),
         ("number", "", "c is missing"),
         ("time", "  ", "c is missing"),
@@ -113,3 +116,27 @@ def test_a_header_may_lack_optional_columns_and_hold_others() -> None:
 def test_a_header_with_a_column_twice_is_refused() -> None:
     with pytest.raises(DataError, match=r"'ratings\.csv' has 2 columns 'rating'; keep one"):
         check_header(["userId", "rating", "rating"], [USER, RATING], "'ratings.csv'")
+
+
+@pytest.mark.parametrize("given", [["1|2|3", "1|2", "1|2|3|4", ""], [[1, 2, 3], [1, 2], [1, 2, 3, 4], None]])
+def test_a_list_of_another_length_is_refused_with_both_lengths(given: list[object]) -> None:
+    found = reasons(Column("pixels", "numbers", length=3), given)
+    assert [reason and reason.rpartition("'")[2].removeprefix("pixels").strip() for reason in found] == [
+        None,
+        "has 2 entries, not 3",
+        "has 4 entries, not 3",
+        "is missing",
+    ]
+
+
+def test_a_nullable_column_must_be_in_the_files_but_not_in_every_row() -> None:
+    income = Column("income", "number", nullable=True)
+    assert reasons(income, ["1", "", None, "x"]) == [None, None, None, "income 'x' is no number"]
+    with pytest.raises(DataError, match=r"loans\.csv has no column 'income'\. Did you mean 'incomes'\?"):
+        check_header(["incomes"], [income], "loans.csv")
+
+
+def test_renaming_keeps_every_rule_of_a_column() -> None:
+    column = Column("image", "numbers", required=False, nullable=True, low=0, high=9, length=4)
+    (renamed,) = rename([column], {"image": "pixels"})
+    assert renamed == Column("image", "numbers", "pixels", required=False, nullable=True, low=0, high=9, length=4)

@@ -1,9 +1,11 @@
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from jobs.features.split import SplitSpec, TrainRows, split_by_time
+from jobs.features.split import SplitSpec, TrainRows, split_by_hash, split_by_time
 
 TIES = ("user", "item")
 
@@ -120,3 +122,58 @@ def test_train_rows_of_a_table_are_its_training_rows() -> None:
 def test_shares_that_leave_no_training_rows_are_refused(valid: float, test: float) -> None:
     with pytest.raises(ValidationError, match="leaves nothing to train on; keep it below 1"):
         SplitSpec(valid=valid, test=test)
+
+
+def hashed(table: pa.Table, valid: float = 0.1, test: float = 0.1, keys: tuple[str, ...] = ("item",)) -> pa.Table:
+    return split_by_hash(table, SplitSpec(by="hash", valid=valid, test=test), keys)
+
+
+def splits_of(table: pa.Table) -> dict[str, str]:
+    return dict(zip(table.column("item").to_pylist(), table.column("split").to_pylist(), strict=True))
+
+
+def test_by_hash_a_row_stays_in_its_split_when_rows_are_added_or_shuffled() -> None:
+    few, many = events(0, num_rows=300), events(1, num_rows=900)
+    shuffled = many.take(np.random.default_rng(2).permutation(many.num_rows))
+    before, after = splits_of(hashed(few)), splits_of(hashed(shuffled))
+    assert {item: after[item] for item in before} == before
+
+
+def test_by_hash_a_test_row_stays_one_when_more_rows_test() -> None:
+    before, after = (splits_of(hashed(events(0), test=test)) for test in (0.1, 0.3))
+    assert {item for item, split in before.items() if split == "test"} < {
+        item for item, split in after.items() if split == "test"
+    }
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.1, 0.1), (0.2, 0.05), (0.3, 0.3)])
+def test_by_hash_each_part_gets_its_share_within_statistical_error(valid: float, test: float) -> None:
+    num_rows = 20_000
+    names = hashed(events(0, num_rows), valid, test).column("split").to_pylist()
+    for name, share in (("valid", valid), ("test", test)):
+        deviation = (num_rows * share * (1 - share)) ** 0.5
+        assert abs(names.count(name) - share * num_rows) < 4 * deviation
+
+
+def test_by_hash_rows_of_one_key_share_a_split() -> None:
+    for rows in by_user(hashed(events(0), keys=("user",)), "user").values():
+        assert len({row["split"] for row in rows}) == 1
+
+
+def test_by_hash_is_by_the_digest_of_the_keys_on_every_machine() -> None:
+    table = pa.table({"user": ["ü", "b"], "item": [1, 2]})
+    for row in hashed(table, valid=0.3, test=0.3, keys=("user", "item")).to_pylist():
+        digest = hashlib.blake2b(f"{row['user']}\0{row['item']}".encode(), digest_size=8).hexdigest()
+        share = int(digest, 16) / 16**16
+        assert row["split"] == ("train" if share < 0.4 else "valid" if share < 0.7 else "test")
+
+
+def test_by_hash_a_table_without_rows_stays_one() -> None:
+    after = hashed(events(0).slice(0, 0))
+    assert after.num_rows == 0
+    assert after.schema.field("split").type == pa.string()
+
+
+def test_a_split_by_hash_has_no_within() -> None:
+    with pytest.raises(ValidationError, match="within='user' orders a column's rows by time; leave it out where by="):
+        SplitSpec(by="hash", within="user")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from jobs.features.scaling import Scaling
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
@@ -98,3 +99,13 @@ def test_settings_are_plain_json(tmp_path: Path) -> None:
 def test_only_training_rows_can_be_fitted_on() -> None:
     with pytest.raises(ValueError, match="training rows only"):
         UNFITTED.statistics(TrainRows(TRAIN.set_column(2, "split", pa.array(["test"] * 4))))
+
+
+def test_steps_of_several_kinds_are_saved_and_loaded_as_what_they_are(tmp_path: Path) -> None:
+    unfitted = Transform((Scaling("rating", "scaled"), Vocabulary("user_id", "user")))
+    transform = unfitted.fitted([unfitted.statistics(TrainRows(TRAIN))])
+    transform.save(tmp_path)
+    loaded = Transform.load(tmp_path)
+    assert loaded == transform
+    assert [type(step) for step in loaded.steps] == [Scaling, Vocabulary]
+    assert loaded.apply(TRAIN) == transform.apply(TRAIN)

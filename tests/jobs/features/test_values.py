@@ -178,3 +178,29 @@ def test_text_stored_as_bytes_is_text_where_it_is_utf8() -> None:
 
 def test_a_quoted_value_is_short() -> None:
     assert shown(pa.array(["x" * 1000])).to_pylist() == ["x" * 80]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1|2|3", [1.0, 2.0, 3.0]),
+        (" 1 | -2.5|1e3 ", [1.0, -2.5, 1000.0]),
+        ("7", [7.0]),
+        ("1||3", None),
+        ("1|2|", None),
+        ("1|nan", None),
+        ("1|1e39", None),
+        ("1 2", None),
+        ("|", None),
+        ("", None),
+    ],
+)
+def test_numbers_are_what_stands_between_bars_and_none_may_be_missing(text: str, numbers: list[float] | None) -> None:
+    assert values(pa.array([text]), "numbers") == [numbers]
+
+
+@pytest.mark.parametrize("form", [pa.list_(pa.uint8()), pa.large_list(pa.float64()), pa.list_(pa.int16(), 2)])
+def test_numbers_of_a_list_column_are_taken_as_they_are(form: pa.DataType) -> None:
+    given = pa.array([[0, 1], None, [2, None], [3, 4]], form)
+    assert values(given, "numbers") == [[0.0, 1.0], None, None, [3.0, 4.0]]
+    assert values(given.slice(2), "numbers") == [None, [3.0, 4.0]]

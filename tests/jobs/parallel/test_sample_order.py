@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.parallel.sample_order import batch_rows, epoch_order, replica_rows, step_generator, steps_in_epoch
+from jobs.parallel.sample_order import (
+    batch_rows,
+    epoch_order,
+    replica_rows,
+    row_keys,
+    step_generator,
+    steps_in_epoch,
+)
 
 SIZES = [(1, 1), (7, 3), (12, 4), (12, 5), (13, 64), (100, 1), (1000, 64)]
 REPLICAS = [1, 2, 3, 8]
@@ -27,25 +34,40 @@ def drawn(seed: int, step: int, purpose: str) -> list[int]:
     return draws
 
 
+def dealt(batch: np.ndarray, num_replicas: int, batch_size: int) -> list[np.ndarray]:
+    """The rows of a batch that each replica takes, without those that only fill up."""
+    parts = [replica_rows(batch, replica, num_replicas, batch_size) for replica in range(num_replicas)]
+    return [batch[places[weight == 1]] for places, weight in parts]
+
+
 @pytest.mark.parametrize("num_replicas", REPLICAS)
 @pytest.mark.parametrize(("num_rows", "batch_size"), SIZES)
 def test_an_epoch_gives_every_row_to_one_replica_once(num_rows: int, batch_size: int, num_replicas: int) -> None:
-    dealt = [
-        replica_rows(batch, replica, num_replicas)
-        for batch in batches(3, 1, num_rows, batch_size)
-        for replica in range(num_replicas)
-    ]
-    assert sorted(np.concatenate(dealt)) == list(range(num_rows))
+    size = batch_size * num_replicas
+    given = [rows for batch in batches(3, 1, num_rows, size) for rows in dealt(batch, num_replicas, size)]
+    assert sorted(np.concatenate(given)) == list(range(num_rows))
 
 
 @pytest.mark.parametrize(("num_rows", "batch_size"), SIZES)
 def test_a_global_batch_holds_the_same_rows_for_any_number_of_replicas(num_rows: int, batch_size: int) -> None:
-    for batch in batches(3, 1, num_rows, batch_size):
+    size = batch_size * 24
+    for batch in batches(3, 1, num_rows, size):
         for num_replicas in REPLICAS:
-            parts = [replica_rows(batch, replica, num_replicas) for replica in range(num_replicas)]
+            parts = dealt(batch, num_replicas, size)
             assert sorted(np.concatenate(parts)) == sorted(batch)
-            sizes = [len(part) for part in parts]
-            assert max(sizes) - min(sizes) <= 1
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 7, 8])
+def test_every_replica_has_as_many_rows_however_few_are_left(num_rows: int) -> None:
+    batch = np.arange(100, 100 + num_rows)
+    for replica in range(4):
+        places, weight = replica_rows(batch, replica, 4, 8)
+        assert places.shape == weight.shape == (2,)
+        assert (places.dtype, weight.dtype) == (np.int64, np.float32)
+        assert set(weight) <= {0, 1}
+        assert all(0 <= place < num_rows for place in places)
+        assert weight.sum() == sum(place % 4 == replica for place in range(num_rows))
 
 
 @pytest.mark.parametrize(("num_rows", "batch_size"), SIZES)
@@ -90,3 +112,17 @@ def test_a_step_draws_the_same_again_after_any_other_draws() -> None:
 def test_seed_step_and_purpose_each_change_what_is_drawn() -> None:
     draws = [tuple(drawn(*of)) for of in [(0, 1, "draw"), (0, 2, "draw"), (1, 1, "draw"), (0, 1, "dropout")]]
     assert len(set(draws)) == 4
+
+
+def test_every_row_of_every_step_and_seed_has_a_key_of_its_own() -> None:
+    keys = np.concatenate([row_keys(seed, step, np.arange(512)) for seed in range(3) for step in range(20)])
+    assert keys.dtype == np.int64
+    assert len(set(keys.tolist())) == 3 * 20 * 512
+
+
+def test_the_key_of_a_row_is_that_of_its_place_whoever_has_it() -> None:
+    whole = row_keys(7, 3, np.arange(24))
+    for num_replicas in REPLICAS:
+        for replica in range(num_replicas):
+            places, _ = replica_rows(np.arange(24), replica, num_replicas, 24)
+            assert row_keys(7, 3, places).tolist() == whole[places].tolist()

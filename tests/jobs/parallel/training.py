@@ -143,19 +143,19 @@ def source(given: Sample) -> Source:
     )
 
 
-def parted(given: Sample, layout: Layout) -> Parted:
+def parted(given: Sample, layout: Layout, device: torch.device = CPU) -> Parted:
     workload = WORKLOADS[given.kind]
     torch.manual_seed(0)
     model = workload.build(given.spec, given.transform).train()
     partition = workload.partition(given.spec)
-    return part(model, layout, partition, lambda outputs, batch: workload.loss(given.spec, outputs, batch), CPU)
+    return part(model, layout, partition, lambda outputs, batch: workload.loss(given.spec, outputs, batch), device)
 
 
-def curve(given: Sample, layout: Layout, optimizer: str, feed: Feed | None = None) -> Curve:
+def curve(given: Sample, layout: Layout, optimizer: str, feed: Feed | None = None, device: torch.device = CPU) -> Curve:
     """Train for `NUM_STEPS` as one worker of the layout."""
-    model = parted(given, layout)
+    model = parted(given, layout, device)
     step = TrainingStep(train_spec(optimizer), model, NUM_STEPS)
-    feed = feed or Feed(source(given), layout, rank(), 0, BATCH_SIZE, CPU)
+    feed = feed or Feed(source(given), layout, rank(), 0, BATCH_SIZE, device)
     found = Curve([], [])
     for epoch in range(NUM_STEPS // feed.steps_an_epoch):
         for rows in feed.epoch(epoch, 0):

@@ -1,0 +1,153 @@
+"""One step against PyTorch used by hand in the same process."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from cluster.layout import Layout
+from jobs.parallel.feed import StepRows
+from jobs.parallel.parted import Parted, part
+from jobs.parallel.precision import FIRST_LOSS_SCALE
+from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
+from jobs.training_step import TrainingStep
+from jobs.workloads.chain import Batch
+from jobs.workloads.partition import Partition
+
+CPU = torch.device("cpu")
+NUM_STEPS = 4
+
+
+class Line(nn.Module):
+    """A linear model of the rows `x`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Linear(3, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        predicted: Tensor = self.weights(batch["x"]).squeeze(-1)
+        return predicted
+
+
+def squared_error(outputs: Tensor, batch: Batch) -> Tensor:
+    return (outputs - batch["y"]) ** 2
+
+
+def parted(**layout: object) -> Parted:
+    torch.manual_seed(0)
+    return part(Line(), Layout(**layout), Partition(units=("",)), squared_error, CPU)  # type: ignore[arg-type]
+
+
+def train_spec(**given: object) -> TrainSpec:
+    optimizer = OptimizerSpec(name="sgd", learning_rate=0.1, weight_decay=0.0, momentum=0.0)
+    return TrainSpec(optimizer=optimizer, early_stopping=EarlyStoppingSpec(metric="loss"), **given)  # type: ignore[arg-type]
+
+
+def rows_of(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    x, y = torch.randn(8, 3, generator=generator), torch.randn(8, generator=generator)
+    return {"x": x, "y": y, "weight": torch.ones(8)}
+
+
+def step_rows(batch: Batch, num_passes: int = 1) -> StepRows:
+    parts = zip(*(values.chunk(num_passes) for values in batch.values()), strict=True)
+    passes = [dict(zip(batch, values, strict=True)) for values in parts]
+    return StepRows(passes, int(batch["weight"].sum()), 0.0)
+
+
+def weights(model: Parted) -> list[Tensor]:
+    return [weight.detach().clone() for weight in model.model.parameters()]
+
+
+@pytest.mark.parametrize("most", [None, 0.5])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_step_is_what_pytorch_does_by_hand(most: float | None, schedule: str) -> None:
+    model = parted()
+    step = TrainingStep(train_spec(max_gradient_norm=most, schedule=schedule), model, NUM_STEPS)
+    torch.manual_seed(0)
+    reference = Line()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    by_hand = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_STEPS)
+    for number in range(NUM_STEPS):
+        batch = rows_of(number)
+        result = step(step_rows(batch), number, wants_norm=True)
+        optimizer.zero_grad()
+        loss = squared_error(reference(batch), batch).mean()
+        loss.backward()
+        norm = clip_grad_norm_(reference.parameters(), most or torch.inf)
+        optimizer.step()
+        if schedule == "cosine":
+            by_hand.step()
+        assert result.gradient_norm is not None
+        assert float(result.gradient_norm) == pytest.approx(float(norm), rel=1e-5)
+        assert float(result.summed_loss) / 8 == pytest.approx(loss.item(), rel=1e-5)
+    for ours, theirs in zip(weights(model), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+
+
+def test_passes_add_up_to_one_step() -> None:
+    ends = []
+    for num_passes in (1, 4):
+        model = parted(accumulation=num_passes)
+        step = TrainingStep(train_spec(), model, NUM_STEPS)
+        for number in range(NUM_STEPS):
+            step(step_rows(rows_of(number), num_passes), number, wants_norm=False)
+        ends.append(weights(model))
+    for one, several in zip(*ends, strict=True):
+        torch.testing.assert_close(one, several)
+
+
+def test_rows_of_weight_0_do_not_count() -> None:
+    ends = []
+    for values in (1.0, 99.0):
+        model, batch = parted(), rows_of(0)
+        batch["weight"][5:] = 0
+        batch["x"][5:] = values
+        result = TrainingStep(train_spec(), model, 1)(step_rows(batch), 0, wants_norm=False)
+        ends.append([*weights(model), result.summed_loss])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_the_norm_is_left_out_where_nobody_needs_it() -> None:
+    step = TrainingStep(train_spec(), parted(), 1)
+    assert step(step_rows(rows_of(0)), 0, wants_norm=False).gradient_norm is None
+
+
+def scaled(monkeypatch: pytest.MonkeyPatch, model: Parted, factor: float) -> None:
+    """Let the backward pass give gradients that are `factor` times too large, as an overflow makes them infinite."""
+    backward = Parted.backward
+
+    def too_large(self: Parted, passes: Sequence[Batch]) -> Tensor:
+        loss = backward(self, passes)
+        for weight in self.model.parameters():
+            if weight.grad is not None:
+                weight.grad *= factor
+        return loss
+
+    monkeypatch.setattr(Parted, "backward", too_large)
+
+
+def test_a_scaled_loss_moves_the_weights_as_an_unscaled_one() -> None:
+    plain, half = parted(), parted()
+    TrainingStep(train_spec(max_gradient_norm=0.5), plain, 1)(step_rows(rows_of(0)), 0, wants_norm=True)
+    step = TrainingStep(train_spec(max_gradient_norm=0.5), half, 1)
+    step._scales_loss, step.loss_scale = True, 1024.0  # fp16's scaling without its rounding
+    result = step(step_rows(rows_of(0)), 0, wants_norm=True)
+    for one, other in zip(weights(plain), weights(half), strict=True):
+        torch.testing.assert_close(one, other)
+    assert result.gradient_norm is not None
+    assert torch.isfinite(result.gradient_norm)
+
+
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parted(precision="fp16")
+    step = TrainingStep(train_spec(), model, 1)
+    assert step.loss_scale == FIRST_LOSS_SCALE
+    before = weights(model)
+    scaled(monkeypatch, model, float("inf"))
+    step(step_rows(rows_of(0)), 0, wants_norm=False)
+    assert step.loss_scale == FIRST_LOSS_SCALE / 2
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(model), strict=True))
