@@ -180,7 +180,7 @@ class Recommender(nn.Module):
 
 
 def partition(spec: RecommenderSpec) -> Partition:
-    """Replicas and shards of the whole model; it has no layers to cut, to split or to recompute."""
+    """Replicas and shards of the whole model; it has no layers to cut or to split."""
     return Partition(
         units=("",),
         refused={

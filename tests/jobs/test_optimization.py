@@ -1,7 +1,13 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from jobs.optimization import build_optimizer, learning_rate, set_learning_rate
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
@@ -106,3 +112,32 @@ def test_the_rate_is_set_in_every_group() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}], lr=0.1)
     set_learning_rate(optimizer, 0.02)
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02]
+
+
+@pytest.fixture
+def _one_of_four_workers() -> Iterator[None]:
+    """A process group of which there is only this worker: enough to lay weights out."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_of_four_workers")
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_weights_on_different_meshes_and_on_none_are_moved_together(name: str) -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))
+    places = (None, mesh["shard"], None, mesh["tensor"], mesh, mesh["shard"])
+    weights = []
+    for over in places:
+        whole = torch.ones(3)
+        laid = whole if over is None else DTensor.from_local(whole, over, [Replicate()] * over.ndim, run_check=False)
+        weights.append(laid.requires_grad_())
+        weights[-1].grad = torch.full_like(laid, 2.0)
+    optimizer = build_optimizer(OptimizerSpec(name=name, learning_rate=0.1, weight_decay=0), weights)  # type: ignore[arg-type]
+    optimizer.step()
+    grouped = [weight for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, weights))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2, 1, 1]
+    moved = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+    assert all(torch.equal(one, moved[0]) for one in moved)
+    assert moved[0][0] < 1

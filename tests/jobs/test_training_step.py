@@ -1,6 +1,7 @@
 """One step against PyTorch used by hand in the same process."""
 
-from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,15 +9,18 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from cluster.layout import Layout
-from jobs.parallel.feed import StepRows
+from jobs.parallel.collectives import rank
+from jobs.parallel.feed import Feed, StepRows
 from jobs.parallel.parted import Parted, part
 from jobs.parallel.precision import FIRST_LOSS_SCALE
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 from jobs.training_step import TrainingStep
 from jobs.workloads.chain import Batch
 from jobs.workloads.partition import Partition
+from tests.jobs.parallel.training import BATCH_SIZE, CPU, sample, source
+from tests.jobs.parallel.training import parted as sample_parted
+from tests.jobs.parallel.workers import run_together
 
-CPU = torch.device("cpu")
 NUM_STEPS = 4
 
 
@@ -116,20 +120,6 @@ def test_the_norm_is_left_out_where_nobody_needs_it() -> None:
     assert step(step_rows(rows_of(0)), 0, wants_norm=False).gradient_norm is None
 
 
-def scaled(monkeypatch: pytest.MonkeyPatch, model: Parted, factor: float) -> None:
-    """Let the backward pass give gradients that are `factor` times too large, as an overflow makes them infinite."""
-    backward = Parted.backward
-
-    def too_large(self: Parted, passes: Sequence[Batch]) -> Tensor:
-        loss = backward(self, passes)
-        for weight in self.model.parameters():
-            if weight.grad is not None:
-                weight.grad *= factor
-        return loss
-
-    monkeypatch.setattr(Parted, "backward", too_large)
-
-
 def test_a_scaled_loss_moves_the_weights_as_an_unscaled_one() -> None:
     plain, half = parted(), parted()
     TrainingStep(train_spec(max_gradient_norm=0.5), plain, 1)(step_rows(rows_of(0)), 0, wants_norm=True)
@@ -142,12 +132,41 @@ def test_a_scaled_loss_moves_the_weights_as_an_unscaled_one() -> None:
     assert torch.isfinite(result.gradient_norm)
 
 
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = parted(precision="fp16")
-    step = TrainingStep(train_spec(), model, 1)
-    assert step.loss_scale == FIRST_LOSS_SCALE
-    before = weights(model)
-    scaled(monkeypatch, model, float("inf"))
-    step(step_rows(rows_of(0)), 0, wants_norm=False)
-    assert step.loss_scale == FIRST_LOSS_SCALE / 2
-    assert all(torch.equal(one, other) for one, other in zip(before, weights(model), strict=True))
+def test_steps_that_overflow_fp16_are_left_out_until_the_halved_scale_fits() -> None:
+    exact, half = parted(), parted(precision="fp16")
+    batch = rows_of(0)
+    batch["y"] += 200  # the bias has a gradient of 2 x 200 x scale: above fp16's 65504 at 256, but not at 128
+    expected = TrainingStep(train_spec(), exact, 1)(step_rows(batch), 0, wants_norm=True)
+    step, before = TrainingStep(train_spec(), half, 1), weights(half)
+    scales = []
+    while all(map(torch.equal, weights(half), before)):
+        scales.append(step.loss_scale)
+        found = step(step_rows(batch), 0, wants_norm=False)
+    assert scales == [FIRST_LOSS_SCALE / 2**halvings for halvings in range(10)]
+    assert step.loss_scale == 128
+    assert found.gradient_norm is not None
+    torch.testing.assert_close(found.gradient_norm, expected.gradient_norm, rtol=1e-2, atol=0)
+    torch.testing.assert_close(found.summed_loss, expected.summed_loss, rtol=1e-2, atol=0)
+    torch.testing.assert_close(weights(half), weights(exact), rtol=1e-2, atol=1e-2)
+
+
+def train_without_norms(folder: Path, layout: Layout) -> None:
+    """An epoch as one worker of the layout; the first one keeps the weights that it leads to."""
+    given = sample("language")
+    model = sample_parted(given, layout)
+    optimizer = OptimizerSpec(name="sgd", learning_rate=0.05)
+    spec = TrainSpec(batch_size=BATCH_SIZE, optimizer=optimizer, early_stopping=EarlyStoppingSpec(metric="loss"))
+    step = TrainingStep(spec, model, 10)
+    for number, rows in enumerate(Feed(source(given), layout, rank(), 0, BATCH_SIZE, CPU).epoch(0, 0)):
+        assert step(rows, number, wants_norm=False).gradient_norm is None
+    torch.save(model.whole_weights(), folder / f"{layout.line()} {rank()}.pt")
+
+
+def test_weights_that_sequence_peers_share_get_the_sum_of_their_gradients_though_no_norm_is_wanted(
+    tmp_path: Path,
+) -> None:
+    layout = Layout(tensor=2, sequence_parallel=True)
+    train_without_norms(tmp_path, Layout())
+    run_together(2, partial(train_without_norms, layout=layout), tmp_path)
+    expected, found = (torch.load(tmp_path / f"{given.line()} 0.pt") for given in (Layout(), layout))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

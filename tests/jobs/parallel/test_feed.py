@@ -161,11 +161,15 @@ def test_an_epoch_goes_on_at_any_step_as_if_it_had_never_stopped(first: int) -> 
     assert [*map(told, reading.epoch(3, first))] == [*map(told, reading.epoch(3, 0))][first:]
 
 
+def readers() -> list[threading.Thread]:
+    """Threads that read ahead at this moment."""
+    return [thread for thread in threading.enumerate() if "_read_ahead" in thread.name]
+
+
 @pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    before = threading.enumerate()
+def _no_reader_is_left() -> Iterator[None]:
     yield
-    assert threading.enumerate() == before
+    assert readers() == []
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
@@ -173,6 +177,7 @@ def test_leaving_early_ends_the_reader(taken: int) -> None:
     steps = feed(Layout(), 0, 100, 4).epoch(0, 0)
     for _ in range(taken):
         next(steps)
+        assert len(readers()) == 1
     steps.close()  # type: ignore[attr-defined]
 
 

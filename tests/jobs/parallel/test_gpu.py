@@ -13,6 +13,14 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default cuDNN rounds the inputs of fp32 convolutions to TF32, which has 11 significant bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 FP32_TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 """Relative, of the loss: sums in another order, and 8 (bf16) or 11 (fp16) significant bits in matrix products."""
 
