@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cluster.processes import family, find
+from cluster.processes import command, family, find
 from cluster.storage import Storage
 from jobs import examples
 from jobs.parallel.checkpoint import Checkpoints
@@ -49,10 +49,10 @@ class Ended:
 
 
 def started(storage: Storage, log: Path) -> "subprocess.Popen[bytes]":
-    command = ["cluster", "run", "--num-cpus", "6", "--", sys.executable, "-m", "jobs.train", SPEC]
-    command += [f"storage={storage.uri}", *OVERRIDES]
+    arguments = ["cluster", "run", "--num-cpus", "6", "--", sys.executable, "-m", "jobs.train", SPEC]
+    arguments += [f"storage={storage.uri}", *OVERRIDES]
     with log.open("wb") as output:
-        return subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
 
 def trained(storage: Storage, log: Path, num_kills: int, generator: random.Random) -> Ended:
@@ -88,14 +88,7 @@ def workers_of(pid: int) -> list[int]:
     """The pids of the training workers among what a process started."""
     root = find(pid)
     members = family(root, "no mark") if root else set()
-    return sorted(m.pid for m in members if b"RayTrainWorker" in command_of(m.pid))
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return sorted(m.pid for m in members if any("RayTrainWorker" in part for part in command(m)))
 
 
 def wait_until_restarted(process: "subprocess.Popen[bytes]", killed: set[int]) -> None:

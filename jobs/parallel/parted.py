@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cluster.layout import Layout
 from jobs.parallel import STRATEGIES
+from jobs.parallel.collectives import sum_over_all
 from jobs.parallel.mesh import open_mesh
 from jobs.parallel.pipeline import Pipeline, cut
 from jobs.parallel.precision import lowered
@@ -81,9 +82,7 @@ class Parted:
         if self.mesh is None:
             return value
         is_counted = self.layout.coordinate(dist.get_rank()).tensor == 0
-        total = value.detach().clone() if is_counted else torch.zeros_like(value)
-        dist.all_reduce(total)
-        return total
+        return sum_over_all(value if is_counted else torch.zeros_like(value))
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """The weights of the whole model in host memory, on the first worker; None on the others, which call it too."""
