@@ -16,12 +16,11 @@ from torch import Generator, Tensor
 
 from cluster.layout import Layout
 from jobs.parallel.sample_order import batch_rows, epoch_order, replica_rows, row_keys, step_generator, steps_in_epoch
+from jobs.workloads.chain import Batch
 
 READ_AHEAD = 2
 """Steps that wait ready."""
 POLL_S = 0.1
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)

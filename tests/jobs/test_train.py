@@ -67,6 +67,15 @@ def _parent(pid: str) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
 
 
+def start_and_kill(ring: Ring) -> None:
+    """Leave a run whose driver was killed midway."""
+    prepare.run(ring.spec(), ring.storage)
+    process = ring.start("jobs.train", *LONG)
+    wait_for_step(ring, process, 200)
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, prepared_ring: Ring) -> dict[str, float]:
     """Test metrics of a run that nothing happened to."""
@@ -92,11 +101,7 @@ def test_a_killed_worker_costs_nothing_but_time(cluster: Cluster, undisturbed: d
 def test_a_killed_driver_is_followed_by_a_run_that_goes_on(
     cluster: Cluster, undisturbed: dict[str, float], ring: Ring
 ) -> None:
-    prepare.run(ring.spec(), ring.storage)
-    process = ring.start("jobs.train", *LONG)
-    wait_for_step(ring, process, 200)
-    process.kill()
-    process.communicate()
+    start_and_kill(ring)
     assert Registry(ring.storage, "films").versions() == []
     code, output = ring.call("jobs.train", *LONG)
     assert code == 0, output
@@ -136,11 +141,7 @@ def test_any_layout_comes_to_the_same_metrics(cluster: Cluster, make_ring: Calla
 def test_a_run_that_was_killed_goes_on_with_another_layout(
     cluster: Cluster, undisturbed: dict[str, float], ring: Ring
 ) -> None:
-    prepare.run(ring.spec(), ring.storage)
-    process = ring.start("jobs.train", *LONG)
-    wait_for_step(ring, process, 200)
-    process.kill()
-    process.communicate()
+    start_and_kill(ring)
     code, output = ring.call("jobs.train", *LONG, "layout={shard: 4}")
     assert code == 0, output
     assert "going on from the checkpoint of step" in output
