@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.train_overhead [--rounds 5]
 
-Two workers, replicate=2. In each round ours runs twice, fed and with its rows in memory, and the rival once, in turn;
-a ratio is that of two medians of the same round. Also the time from submitting to the end of the first step. Writes
-train_overhead.md.
+Two workers, replicate=2. In each round ours runs twice, fed by Ray Data and with its rows in memory, and the rival
+once, in turn; a ratio is that of two medians of the same round. Also the time from submitting to the end of the first
+step. Writes train_overhead.md.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
@@ -30,14 +31,24 @@ from benchmarks.ddp_loop import BATCH_SIZE, LENGTH, NUM_ROWS
 from cluster.environment import applied
 from cluster.layout import Layout
 from cluster.lifecycle import connected
+from cluster.storage import Storage
 from jobs.parallel.collectives import rank
 from jobs.parallel.feed import Feed, Source
 from jobs.parallel.parted import part
+from jobs.prepared import open_split
+from jobs.row_stream import RowStream, open_stream
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 from jobs.training_step import TrainingStep
 from jobs.workloads import language
 from jobs.workloads.language import LanguageSpec
 
+TRAIN = TrainSpec(
+    num_epochs=10,
+    batch_size=BATCH_SIZE,
+    schedule="constant",
+    optimizer=OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01),
+    early_stopping=EarlyStoppingSpec(metric="bits_per_byte"),
+)
 NUM_WORKERS = 2
 WARM_UP = 5
 DDP_LOOP = Path(__file__).with_name("ddp_loop.py")
@@ -81,16 +92,10 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         lambda outputs, batch: language.loss(spec, outputs, batch),
         CPU,
     )
-    tokens = np.random.default_rng(0).integers(0, 256, (NUM_ROWS, LENGTH + 1)).astype(np.int16)
-    rows = pa.table({"tokens": pa.FixedSizeListArray.from_arrays(tokens.reshape(-1), LENGTH + 1)})
-    rows = rows.append_column("num_tokens", pa.array([LENGTH] * NUM_ROWS, pa.int16()))
-    source = Source(NUM_ROWS, lambda numbers: language.tensors(rows.take(numbers)), lambda generator: {})
+    stream: RowStream = settings["rows"]
+    source = Source(NUM_ROWS, stream.rows, language.tensors, lambda generator: {})
     feed = Feed(source, layout, rank(), 0, BATCH_SIZE, CPU)
-    optimizer = OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01)
-    train = TrainSpec(
-        schedule="constant", optimizer=optimizer, early_stopping=EarlyStoppingSpec(metric="bits_per_byte")
-    )
-    step = TrainingStep(train, model, settings["num_steps"])
+    step = TrainingStep(TRAIN, model, settings["num_steps"])
     times: list[float] = []
     first_step_at = 0.0
     while len(times) < settings["num_steps"]:
@@ -110,17 +115,27 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 def ours(size: Size, in_memory: bool, folder: Path) -> tuple[float, float]:
     """The median seconds of a step, and the seconds from submitting to the end of the first step."""
     file = folder / "ours.json"
-    settings = {"num_steps": size.num_steps, "model": size.model, "in_memory": in_memory, "file": str(file)}
     submitted = time.time()
+    rows = open_stream(open_split(Storage(str(folder)), "", "train"), 0, TRAIN, 0)
+    settings = {"num_steps": size.num_steps, "model": size.model, "in_memory": in_memory}
     TorchTrainer(
         train_on_worker,
-        train_loop_config=settings,
+        train_loop_config={**settings, "rows": rows, "file": str(file)},
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=NUM_WORKERS, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(name="overhead", storage_path=str(folder)),
     ).fit()
     found = json.loads(file.read_text())
     return statistics.median(found["times"][WARM_UP:]), found["first_step_at"] - submitted
+
+
+def write_rows(folder: Path) -> None:
+    """The training rows, as prepare leaves them."""
+    tokens = np.random.default_rng(0).integers(0, 256, (NUM_ROWS, LENGTH + 1)).astype(np.int16)
+    rows = pa.table({"tokens": pa.FixedSizeListArray.from_arrays(tokens.reshape(-1), LENGTH + 1)})
+    rows = rows.append_column("num_tokens", pa.array([LENGTH] * NUM_ROWS, pa.int16()))
+    (folder / "train").mkdir()
+    pq.write_table(rows, folder / "train" / "rows.parquet")
 
 
 def by_hand(size: Size, folder: Path) -> float:
@@ -155,6 +170,7 @@ def main() -> None:
     # Ray starts its workers at a lower priority than the rival's, which would be the machine's noise, not ours.
     with TemporaryDirectory() as scratch, applied({"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}), connected(4):
         folder = Path(scratch)
+        write_rows(folder)
         for size in SIZES:
             found = [
                 (ours(size, False, folder), by_hand(size, folder), ours(size, True, folder)) for _ in range(rounds)

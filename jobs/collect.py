@@ -21,7 +21,7 @@ from cluster.command import run as run_command
 from cluster.errors import DataError, SpecError, StorageError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
-from jobs.dataset import as_table, each_file
+from jobs.dataset import as_table, each
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
 from jobs.raw import RawBlock, read_blocks
@@ -154,7 +154,7 @@ def _read(storage: Storage, waiting: Sequence[str], columns: Sequence[Column]) -
                 raise DataError(f"feedback file '{path}' is damaged: {fault}; mend or remove it")
             yield block.rows
 
-    return as_table(each_file([storage.path(path) for path in waiting], read))
+    return as_table(each([storage.path(path) for path in waiting], read))
 
 
 def _fault(block: RawBlock) -> str | None:

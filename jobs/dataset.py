@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import ray
@@ -10,6 +11,8 @@ from ray.data import DataContext, Dataset
 from ray.exceptions import RayError
 
 from cluster.errors import UserError, user_error_in
+
+T = TypeVar("T", int, str)
 
 
 class _ReadError(Exception):
@@ -23,24 +26,30 @@ class _ReadError(Exception):
         return _ReadError, (self.cause,)
 
 
-def each_file(paths: Sequence[str], read: Callable[[str], Iterator[pa.Table]]) -> Dataset:
-    """What `read` yields of every path; one task a file, streaming."""
+def each(items: Sequence[T], read: Callable[[T], Iterator[pa.Table]], num_cpus: float = 1) -> Dataset:
+    """What `read` yields of every item, such as the path of a file; one task an item, streaming."""
 
     def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
         try:
-            for path in batch.column("item").to_pylist():
-                yield from read(path)
+            for item in batch.column("item").to_pylist():
+                yield from read(item)
         except UserError as error:
             raise _ReadError(error) from None
 
     _show_progress_only()
-    files = ray.data.from_items(list(paths))
-    return files.map_batches(read_batch, batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
+    return ray.data.from_items(list(items)).map_batches(
+        read_batch, batch_size=1, batch_format="pyarrow", zero_copy_batch=True, num_cpus=num_cpus
+    )
 
 
 def map_blocks(rows: Dataset, function: Callable[[pa.Table], pa.Table]) -> Dataset:
     """`function` of every block as it lies, without cutting it into batches."""
     return rows.map_batches(function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def blocks_of(rows: Dataset) -> "list[ray.ObjectRef[pa.Table]]":
+    """All rows in the object store, as the tables that they were read in."""
+    return list(rows.to_arrow_refs())
 
 
 def as_table(rows: Dataset) -> pa.Table:
@@ -50,7 +59,7 @@ def as_table(rows: Dataset) -> pa.Table:
         UserError: the one that reading a file raised.
     """
     try:
-        blocks = [block for block in ray.get(rows.to_arrow_refs()) if block.num_columns]  # none of an empty file
+        blocks = [block for block in ray.get(blocks_of(rows)) if block.num_columns]  # none of an empty file
     except RayError as error:
         raise user_error_in(error) or error from None
     return pa.concat_tables(blocks) if blocks else pa.table({})

@@ -19,9 +19,9 @@ from jobs.parallel import check as check_layout
 from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
 from jobs.parallel.checkpoint_writer import CheckpointWriter
 from jobs.parallel.collectives import from_first, rank
-from jobs.parallel.feed import Feed, Source
+from jobs.parallel.feed import Feed, Rows, Source, in_order
 from jobs.parallel.parted import Parted, part
-from jobs.prepared import read_split, read_transform
+from jobs.prepared import open_split, read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
 from jobs.training_step import TrainingStep
 from jobs.workloads import WORKLOADS
@@ -79,7 +79,8 @@ class _Training:
 
     spec: RingSpec
     transform: Transform
-    valid: pa.Table
+    valid: pa.Table | None
+    """The validation rows, on the first worker."""
     feed: Feed
     parted: Parted
     step: TrainingStep
@@ -109,13 +110,15 @@ def fit(
     checkpoints: Checkpoints | None,
     report: Callable[[EpochReport], None],
     device: torch.device = CPU,
+    rows: Rows | None = None,
 ) -> None:
     """Train to the last epoch or until the watched metric no longer gets better.
 
     Goes on from the newest of `checkpoints`, whatever layout it was saved on, to the same result as a run that was
     never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch.
+    Without `rows`, the training rows in the order of their visit, each worker reads them for itself.
     """
-    training = _set_up(spec, storage, prepared, device)
+    training = _set_up(spec, storage, prepared, device, rows)
     progress = _resume(training, checkpoints)
     with _open_writer(spec, checkpoints) as writer:
         while not progress.stopped:
@@ -124,11 +127,10 @@ def fit(
             report(epoch_report)
 
 
-def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.device) -> _Training:
+def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.device, rows: Rows | None) -> _Training:
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
-    rows = read_split(storage, prepared, "train", workload.ties)
-    valid = read_split(storage, prepared, "valid", workload.ties)
+    valid = read_split(storage, prepared, "valid", workload.ties) if rank() == 0 else None
     partition = workload.partition(spec.workload)
     torch.manual_seed(spec.seed)
     model = workload.build(spec.workload, transform).train()
@@ -136,8 +138,9 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.devic
         model, spec.layout, partition, lambda outputs, batch: workload.loss(spec.workload, outputs, batch), device
     )
     source = Source(
-        rows.num_rows,
-        lambda numbers: workload.tensors(rows.take(numbers)),
+        int(storage.manifest(prepared)["num_rows"]["train"]),
+        rows or in_order(open_split(storage, prepared, "train"), spec.seed, spec.train.shuffle_rows),
+        workload.tensors,
         lambda generator: workload.draw(spec.workload, transform, generator),
         partition.sequence,
     )
@@ -222,6 +225,7 @@ def _validate(training: _Training) -> dict[str, float]:
     model = _whole_model(training)
     metrics: dict[str, float] = {}
     if model is not None:
+        assert training.valid is not None
         metrics = workload.evaluate(spec, model.eval(), training.transform, training.valid)
     return from_first(metrics)
 

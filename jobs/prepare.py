@@ -24,7 +24,7 @@ from cluster.command import run as run_command
 from cluster.errors import DataError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
-from jobs.dataset import as_table, each_file, map_blocks
+from jobs.dataset import as_table, blocks_of, each, map_blocks
 from jobs.features.columns import REASON, Column, check_rows, rename
 from jobs.features.distinct import last_of_each
 from jobs.features.split import SPLIT, SPLITS, TrainRows, split_by_hash, split_by_time
@@ -37,6 +37,8 @@ from jobs.stage import main as stage_main
 from jobs.workloads import WORKLOADS, event_keys
 
 PARTITION_BYTES = 64 * 1024 * 1024
+ROW_GROUP_ROWS = 4096
+"""Rows of a file that are read together: few, since training takes pages of rows from all over a split."""
 NUM_REASONS_SHOWN = 3
 
 
@@ -139,7 +141,7 @@ def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
 
     print(f"prepare: reading {table.path}, {len(table.paths)} files", flush=True)
     storage.remove(table.quarantine)
-    rows = each_file(table.paths, read).materialize()
+    rows = each(table.paths, read).materialize()
     num_good = rows.count()
     num_bad, reasons = _quarantined(storage, table.quarantine)
     num_rows = num_good + num_bad
@@ -190,7 +192,7 @@ def _write(spec: RingSpec, storage: Storage, events: Dataset, items: pa.Table, s
     reference = ray.put(transform)
 
     def write_block(block: pa.Table) -> pa.Table:
-        rows = ray.get(reference).apply(block)
+        rows = ray.get(reference).apply(block).sort_by([(name, "ascending") for name in workload.ties])
         return pa.table({"split": SPLITS, "num_rows": [_write_split(storage, staged, rows, name) for name in SPLITS]})
 
     counts = map_blocks(split, write_block).take_all()
@@ -232,7 +234,7 @@ def _fitted(split: Dataset, transform: Transform) -> Transform:
     def statistics(block: pa.Table) -> list[pa.Table]:
         return transform.statistics(TrainRows.of(block))
 
-    parts = ray.get([statistics.remote(block) for block in split.to_arrow_refs()])
+    parts = ray.get([statistics.remote(block) for block in blocks_of(split)])
     return transform.fitted(parts)
 
 
@@ -249,7 +251,7 @@ def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> in
 
 def _write_parquet(storage: Storage, relative: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS)
     storage.write(relative, sink.getvalue().to_pybytes())
 
 

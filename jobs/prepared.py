@@ -1,11 +1,21 @@
-"""Reading what prepare wrote: the rows of a split in one order for good, and the fitted transform."""
+"""Reading what prepare wrote: the rows of a split, whole or by number, and the fitted transform."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.transform import Transform
+
+FOOTERS_AT_ONCE = 16
 
 
 def read_split(storage: Storage, folder: str, split: str, order: tuple[str, ...]) -> pa.Table:
@@ -13,6 +23,67 @@ def read_split(storage: Storage, folder: str, split: str, order: tuple[str, ...]
     paths = [info.path for info in storage.files(f"{folder}/{split}")]
     table = ds.dataset(paths, filesystem=storage.filesystem, format="parquet").to_table()
     return table.sort_by([(name, "ascending") for name in order]).combine_chunks()
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Neighbouring rows of one file, which are read together."""
+
+    path: str
+    number: int
+    """In its file."""
+    num_rows: int
+    num_bytes: int
+    """Of its columns, before compression."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a split by number: those of its files in the order of their names. Read only as they are taken."""
+
+    storage: Storage
+    groups: tuple[RowGroup, ...]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The number of each group's first row, and how many rows there are [groups + 1]."""
+        return np.cumsum([0, *(group.num_rows for group in self.groups)])
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return int(self._starts[-1])
+
+    @property
+    def row_bytes(self) -> float:
+        """Bytes of a row, before compression."""
+        return sum(group.num_bytes for group in self.groups) / self.num_rows
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """The rows of these numbers [rows] int64, in this order; reads the row groups that hold them."""
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        wanted = np.unique(groups)
+        starts = np.cumsum([0, *(self.groups[group].num_rows for group in wanted)])
+        places = starts[np.searchsorted(wanted, groups)] + rows - self._starts[groups]
+        return pa.concat_tables(self._read([self.groups[group] for group in wanted])).combine_chunks().take(places)
+
+    def _read(self, groups: list[RowGroup]) -> Iterator[pa.Table]:
+        for path, of_file in groupby(groups, lambda group: group.path):
+            with pq.ParquetFile(path, filesystem=self.storage.filesystem, pre_buffer=True) as file:
+                yield file.read_row_groups([group.number for group in of_file])
+
+
+def open_split(storage: Storage, folder: str, split: str) -> Split:
+    """A split's rows by number; reads the footers of its files."""
+
+    def groups(path: str) -> list[RowGroup]:
+        footer = pq.read_metadata(path, filesystem=storage.filesystem)
+        found = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        return [RowGroup(path, number, group.num_rows, group.total_byte_size) for number, group in enumerate(found)]
+
+    paths = sorted(info.path for info in storage.files(f"{folder}/{split}"))
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        return Split(storage, tuple(group for found in threads.map(groups, paths) for group in found))
 
 
 def read_train(storage: Storage, folder: str, order: tuple[str, ...]) -> TrainRows:

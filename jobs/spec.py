@@ -66,6 +66,8 @@ class TrainSpec(Spec):
     num_epochs: int = Field(12, ge=1)
     batch_size: int = Field(512, ge=1)
     """Rows of one global batch, over all replicas."""
+    shuffle_rows: int = Field(131_072, ge=1)
+    """Rows that are shuffled together, and so are in memory at a time."""
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     """Of the learning rate, over all steps."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -30,7 +31,8 @@ from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
-from jobs.prepared import read_split, read_train, read_transform
+from jobs.prepared import Split, open_split, read_split, read_train, read_transform
+from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
@@ -66,8 +68,10 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     why = why_new(storage, f"models/{spec.name}", inputs)
     checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
     if not _is_finished(checkpoints):
+        split = open_split(storage, prepared, "train")
+        check_window(split, spec.train)
         with connected():
-            _train(spec, storage, prepared, checkpoints)
+            _train(spec, storage, prepared, split, checkpoints)
     end = checkpoints.progress(checkpoints.steps()[-1])
     if end.best_value is None:
         raise SpecError(
@@ -114,7 +118,7 @@ def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
     return with_values(spec, found.values), f"plan: {found.line()}"
 
 
-def train_on_worker(settings: dict[str, str]) -> None:
+def train_on_worker(settings: dict[str, Any]) -> None:
     """What Ray Train calls on every worker."""
     storage = Storage(settings["storage"])
     checkpoints = Checkpoints(storage, settings["checkpoints"])
@@ -128,17 +132,20 @@ def train_on_worker(settings: dict[str, str]) -> None:
             ray.train.report({"step": epoch.step, **epoch.metrics})
 
         spec = parse(RingSpec, settings["spec"], "the driver's spec")
-        fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device())
+        stream: RowStream = settings["rows"]
+        fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device(), stream.rows)
 
 
-def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints) -> None:
+def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkpoints: Checkpoints) -> None:
     on_gpu = _takes_gpus(spec)
+    steps = checkpoints.steps()
     _check_devices(spec, on_gpu)
     settings = {
         "spec": dump(spec),
         "storage": storage.uri,
         "prepared": prepared,
         "checkpoints": checkpoints.folder,
+        "rows": open_stream(split, spec.seed, spec.train, steps[-1] if steps else 0),
     }
     with applied(TRAIN_ENVIRONMENT), _interrupt_restored(), TemporaryDirectory() as scratch:
         TorchTrainer(

@@ -26,6 +26,8 @@ from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new
+from jobs.prepared import open_split
+from jobs.row_stream import check_window
 from jobs.search.plan import Plan, Trial, plan_folder, read_plan, show_values, write_plan
 from jobs.search.space import sample
 from jobs.spec import RangeSpec, RingSpec
@@ -57,6 +59,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if found:
         return Made("tune", folder, False, "unchanged", found.line())
     why = why_new(storage, f"plans/{spec.name}", inputs)
+    check_window(open_split(storage, prepared, "train"), spec.train)
     with connected():
         plan = _search(spec, storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
     write_plan(storage, folder, plan, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})

@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Full, Queue
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Generator, Tensor
 
 from cluster.layout import Layout
-from jobs.parallel.sample_order import batch_rows, epoch_order, replica_rows, row_keys, step_generator, steps_in_epoch
+from jobs.parallel.sample_order import EpochOrder, replica_rows, row_keys, step_generator, steps_in_epoch
 from jobs.workloads.chain import Batch
 
 READ_AHEAD = 2
@@ -23,13 +25,40 @@ READ_AHEAD = 2
 POLL_S = 0.1
 
 
+Rows = Callable[[int, int], Iterator[pa.Table]]
+"""epoch, place -> the rows of that epoch in the order of their visit, from that place on, in tables of any length."""
+
+
+class Numbered(Protocol):
+    """Rows by number, of which any may be had: a table, or files."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+
+    def take(self, rows: np.ndarray, /) -> pa.Table:
+        """Those of these numbers [rows] int64, in this order."""
+
+
+def in_order(numbered: Numbered, seed: int, shuffle_rows: int) -> Rows:
+    """What a worker reads for itself: one window at a time."""
+
+    def rows(epoch: int, place: int) -> Iterator[pa.Table]:
+        order = EpochOrder(seed, epoch, numbered.num_rows, shuffle_rows)
+        for number in range(order.window_at(place), order.num_windows):
+            yield numbered.take(order.window(number)).slice(max(0, place - order.starts[number]))
+
+    return rows
+
+
 @dataclass(frozen=True)
 class Source:
-    """What a feed reads from; both functions are pure, so that every worker gets the same of them."""
+    """What a feed reads from; all functions are pure, so that every worker gets the same of them."""
 
     num_rows: int
-    read: Callable[[np.ndarray], Batch]
-    """Row numbers [rows] int64 -> tensors, one entry a row."""
+    rows: Rows
+    tensors: Callable[[pa.Table], Batch]
+    """One entry a row."""
     draw: Callable[[Generator], Batch]
     """What a step draws by chance for its whole global batch."""
     sequence: tuple[str, ...] = ()
@@ -88,25 +117,30 @@ class Feed:
         self, epoch: int, first: int, ready: "Queue[StepRows | Exception]", stopped: threading.Event
     ) -> None:
         try:
-            order = epoch_order(self._seed, epoch, self._source.num_rows)
-            for step in range(first, self.steps_an_epoch):
-                if not _put(ready, self.step(order, epoch, step), stopped):
+            batches = _in_batches(self._source.rows(epoch, first * self._batch_size), self._batch_size)
+            num_left = self.num_rows - first * self._batch_size
+            for number, batch in enumerate(batches, epoch * self.steps_an_epoch + first):
+                if batch.num_rows < min(self._batch_size, num_left):
+                    break
+                num_left -= batch.num_rows
+                if not _put(ready, self._step(batch, number), stopped):
                     return
+            if num_left:
+                raise EOFError(f"epoch {epoch} has {self.num_rows} rows, {num_left} of them did not come")
         except Exception as error:  # raised again where the rows are wanted
             _put(ready, error, stopped)
 
-    def step(self, order: np.ndarray, epoch: int, step: int) -> StepRows:
-        """The rows of one step of an epoch, which visits the rows in this order."""
-        batch = batch_rows(order, self._batch_size, step)
-        layout, number = self._layout, epoch * self.steps_an_epoch + step
-        places, weight = replica_rows(batch, layout.replica(self._rank), layout.num_replicas, self._batch_size)
-        rows = self._source.read(batch[places])
+    def _step(self, batch: pa.Table, number: int) -> StepRows:
+        """This worker's part of the global batch of step `number`, counted over all epochs."""
+        layout = self._layout
+        places, weight = replica_rows(batch.num_rows, layout.replica(self._rank), layout.num_replicas, self._batch_size)
+        rows = self._source.tensors(batch.take(places))
         rows |= {name: self._stretch(rows[name]) for name in self._source.sequence}
         rows |= {"key": torch.from_numpy(row_keys(self._seed, number, places)), "weight": torch.from_numpy(weight)}
         drawn = self._source.draw(step_generator(self._seed, number, "draw"))
         passes = zip(*(values.chunk(layout.accumulation) for values in rows.values()), strict=True)
         return StepRows(
-            [self._on_device(dict(zip(rows, values, strict=True)) | drawn) for values in passes], len(batch), 0.0
+            [self._on_device(dict(zip(rows, values, strict=True)) | drawn) for values in passes], batch.num_rows, 0.0
         )
 
     def _stretch(self, values: Tensor) -> Tensor:
@@ -117,6 +151,19 @@ class Feed:
         if self._device.type == "cpu":
             return rows
         return {name: values.pin_memory().to(self._device, non_blocking=True) for name, values in rows.items()}
+
+
+def _in_batches(tables: Iterator[pa.Table], batch_size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `batch_size`; the last one has what is left."""
+    rest = None
+    for table in tables:
+        rows = table if rest is None else pa.concat_tables([rest, table])
+        num_whole = rows.num_rows - rows.num_rows % batch_size
+        for start in range(0, num_whole, batch_size):
+            yield rows.slice(start, batch_size)
+        rest = rows.slice(num_whole) if num_whole < rows.num_rows else None
+    if rest is not None:
+        yield rest
 
 
 def _put(ready: "Queue[StepRows | Exception]", rows: StepRows | Exception, stopped: threading.Event) -> bool:

@@ -10,13 +10,13 @@ from ray.exceptions import RayError
 
 from cluster.errors import DataError, user_error_in
 from cluster.lifecycle import Cluster
-from jobs.dataset import as_table, each_file, map_blocks
+from jobs.dataset import as_table, each, map_blocks
 
 NUM_ROWS = 5
 PATHS = [f"file-{number}-of-{number % 4}" for number in range(13)]
 
 
-def blocks_of(path: str) -> Iterator[pa.Table]:
+def blocks_in(path: str) -> Iterator[pa.Table]:
     """As many blocks as the path's last letter says."""
     for block in range(int(path[-1])):
         yield pa.table({"path": [path] * NUM_ROWS, "block": [block] * NUM_ROWS, "row": range(NUM_ROWS)})
@@ -36,26 +36,26 @@ def sized(block: pa.Table) -> pa.Table:
 
 @pytest.mark.ray
 def test_every_block_of_every_file_comes_out_once_also_beside_files_without_any(cluster: Cluster) -> None:
-    assert rows_of(as_table(each_file(PATHS, blocks_of))) == every_row()
+    assert rows_of(as_table(each(PATHS, blocks_in))) == every_row()
 
 
 @pytest.mark.ray
 def test_files_without_any_block_are_a_table_without_columns(cluster: Cluster) -> None:
-    table = as_table(each_file(["file-of-0", "other-of-0"], blocks_of))
+    table = as_table(each(["file-of-0", "other-of-0"], blocks_in))
     assert (table.num_rows, table.num_columns) == (0, 0)
 
 
 @pytest.mark.ray
 def test_a_large_file_comes_in_several_blocks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 1024)
-    rows = each_file(["large-of-9"], blocks_of).materialize()
+    rows = each(["large-of-9"], blocks_in).materialize()
     assert rows.num_blocks() > 1
     assert rows.count() == 9 * NUM_ROWS
 
 
 @pytest.mark.ray
 def test_a_function_of_blocks_sees_each_whole_and_once(cluster: Cluster) -> None:
-    rows = each_file(PATHS, blocks_of).materialize()
+    rows = each(PATHS, blocks_in).materialize()
     blocks = [block.num_rows for block in ray.get(rows.to_arrow_refs()) if block.num_rows]
     sizes = as_table(map_blocks(rows, sized)).column("num_rows").to_pylist()
     assert len(blocks) > 1
@@ -68,7 +68,7 @@ def test_a_user_error_of_reading_is_raised_as_one(cluster: Cluster) -> None:
         raise DataError(f"{path} is broken")
 
     with pytest.raises(DataError, match=r"^file is broken$"):
-        as_table(each_file(["file"], read))
+        as_table(each(["file"], read))
     with pytest.raises(RayError) as raised:
-        each_file(["file"], read).materialize()
+        each(["file"], read).materialize()
     assert repr(user_error_in(raised.value)) == "DataError('file is broken')"

@@ -273,6 +273,24 @@ def test_rows_and_transform_do_not_depend_on_files_blocks_or_repetitions(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("kind", timeless.SPECS)
+def test_the_same_data_prepared_again_is_in_the_same_files(
+    cluster: Cluster, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "PARTITION_BYTES", 500)
+    rows, contents = timeless.RAW[kind].to_pylist(), []
+    for name in ("first", "again"):
+        storage = Storage(str(tmp_path / name))
+        for place in range(5):
+            write_lines(storage, f"part{place}", rows[place::5])
+        made = prepare.run(timeless_spec(kind), storage)
+        files = storage.files(f"{made.folder}/train")
+        contents.append({Path(info.path).name: Path(info.path).read_bytes() for info in files})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 1
+
+
+@pytest.mark.ray
 def test_of_rows_that_contradict_each_other_the_same_one_stays_in_any_order(cluster: Cluster, tmp_path: Path) -> None:
     rows = timeless.RAW["tabular"].to_pylist()
     contrary = {**rows[7], "income": -1.0}

@@ -1,40 +1,72 @@
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from cluster.layout import AXES, Layout
-from jobs.parallel.feed import READ_AHEAD, Feed, Source, StepRows
-from jobs.parallel.sample_order import batch_rows, epoch_order
+from jobs.parallel import sample_order
+from jobs.parallel.feed import READ_AHEAD, Feed, Numbered, Rows, Source, StepRows, in_order
+from jobs.parallel.sample_order import EpochOrder
 
 CPU = torch.device("cpu")
 LENGTH = 12
 """Positions of a row, which any context of the tests divides."""
+SEED = 5
+PAGE_ROWS, SHUFFLE_ROWS = 2, 7
+"""Windows of six rows, and one of fewer where the rows do not divide."""
 WAIT_S = 0.1
 
 
-def read(numbers: np.ndarray) -> dict[str, Tensor]:
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_order, "PAGE_ROWS", PAGE_ROWS)
+    monkeypatch.setattr(sample_order, "PAGES_A_WINDOW", 1)
+
+
+def table(num_rows: int) -> pa.Table:
+    return pa.table({"row": np.arange(num_rows)})
+
+
+def numbers_of(rows: pa.Table) -> list[int]:
+    numbers: list[int] = rows.column("row").to_pylist()
+    return numbers
+
+
+def tensors(rows: pa.Table) -> dict[str, Tensor]:
     """Rows that say which they are, and at each position where it is."""
-    rows = torch.from_numpy(numbers)
-    return {"row": rows, "text": rows[:, None] * 1000 + torch.arange(LENGTH)}
+    numbers = torch.tensor(numbers_of(rows))
+    return {"row": numbers, "text": numbers[:, None] * 1000 + torch.arange(LENGTH)}
+
+
+def visited(num_rows: int, epoch: int = 1, shuffle_rows: int = SHUFFLE_ROWS) -> list[int]:
+    """All rows of an epoch in the order of their visit."""
+    order = EpochOrder(SEED, epoch, num_rows, shuffle_rows)
+    return [row for number in range(order.num_windows) for row in order.window(number).tolist()]
 
 
 def draw(generator: Generator) -> dict[str, Tensor]:
     return {"drawn": torch.randint(9**9, (5,), generator=generator)}
 
 
-def source(num_rows: int, reading: Callable[[np.ndarray], dict[str, Tensor]] = read) -> Source:
-    return Source(num_rows, reading, draw, ("text",))
+def source(num_rows: int, rows: Rows | None = None) -> Source:
+    return Source(num_rows, rows or in_order(table(num_rows), SEED, SHUFFLE_ROWS), tensors, draw, ("text",))
 
 
 def feed(layout: Layout, rank: int, num_rows: int, batch_size: int) -> Feed:
-    return Feed(source(num_rows), layout, rank, 5, batch_size, CPU)
+    return Feed(source(num_rows), layout, rank, SEED, batch_size, CPU)
+
+
+def alone(given: Source, batch_size: int) -> Feed:
+    """The feed of a worker that has all rows to itself."""
+    return Feed(given, Layout(), 0, SEED, batch_size, CPU)
 
 
 def random_case(seed: int) -> tuple[Layout, int, int]:
@@ -67,10 +99,15 @@ def epoch_of(layout: Layout, rank: int, num_rows: int, batch_size: int, epoch: i
     return list(feed(layout, rank, num_rows, batch_size).epoch(epoch, 0))
 
 
+def counting(rows: StepRows) -> list[int]:
+    """The rows that count, in their order."""
+    return [int(row) for row in joined(rows, "row")[joined(rows, "weight") == 1]]
+
+
 def keys_by_row(rows: StepRows) -> dict[int, int]:
     """Of the rows that count."""
-    counts = joined(rows, "weight") == 1
-    return dict(zip(joined(rows, "row")[counts].tolist(), joined(rows, "key")[counts].tolist(), strict=True))
+    keys = joined(rows, "key")[joined(rows, "weight") == 1]
+    return dict(zip(counting(rows), keys.tolist(), strict=True))
 
 
 def keys_of_steps(layout: Layout, num_rows: int, batch_size: int, epoch: int = 1) -> list[dict[int, int]]:
@@ -99,9 +136,9 @@ def test_rows_of_a_step_and_their_keys_are_those_of_one_worker(layout: Layout, n
 
 @on_any_layout
 def test_a_step_has_the_rows_of_its_global_batch(layout: Layout, num_rows: int, batch_size: int) -> None:
-    order = epoch_order(5, 1, num_rows)
+    order = visited(num_rows)
     for step, keys in enumerate(keys_of_steps(layout, num_rows, batch_size)):
-        assert set(keys) == set(batch_rows(order, batch_size, step).tolist())
+        assert set(keys) == set(order[step * batch_size : (step + 1) * batch_size])
 
 
 @on_any_layout
@@ -115,7 +152,7 @@ def test_workers_of_a_replica_get_the_same_and_context_peers_their_stretch(
         for name in ("row", "key", "weight", "drawn"):
             assert torch.equal(joined(rows, name), joined(first, name))
         begin = layout.coordinate(rank).context * stretch
-        whole = read(joined(rows, "row").numpy())["text"]
+        whole = tensors(pa.table({"row": joined(rows, "row").numpy()}))["text"]
         assert torch.equal(joined(rows, "text"), whole[:, begin : begin + stretch])
 
 
@@ -139,9 +176,9 @@ def test_a_step_knows_the_rows_of_its_global_batch_by_number(layout: Layout, num
 
 def test_what_is_drawn_is_of_the_step_and_not_of_the_layout() -> None:
     wide = Layout(replicate=2, shard=2, context=3)
-    alone = [joined(rows, "drawn").tolist() for rows in epoch_of(Layout(), 0, 30, 4)]
-    assert [joined(rows, "drawn").tolist() for rows in epoch_of(wide, 7, 30, 4)] == alone
-    assert len({tuple(drawn) for drawn in alone}) == len(alone)
+    one = [joined(rows, "drawn").tolist() for rows in epoch_of(Layout(), 0, 30, 4)]
+    assert [joined(rows, "drawn").tolist() for rows in epoch_of(wide, 7, 30, 4)] == one
+    assert len({tuple(drawn) for drawn in one}) == len(one)
 
 
 def test_a_row_has_another_key_and_another_place_in_every_epoch() -> None:
@@ -159,6 +196,73 @@ def test_an_epoch_goes_on_at_any_step_as_if_it_had_never_stopped(first: int) -> 
 
     reading = feed(Layout(replicate=2, accumulation=2), 1, 33, 8)
     assert [*map(told, reading.epoch(3, first))] == [*map(told, reading.epoch(3, 0))][first:]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 7, 13, 40, 64])
+def test_batches_are_cut_across_windows_that_are_smaller_or_larger(batch_size: int) -> None:
+    order = visited(40)
+    steps = [counting(rows) for rows in alone(source(40), batch_size).epoch(1, 0)]
+    assert steps == [order[begin : begin + batch_size] for begin in range(0, 40, batch_size)]
+
+
+@pytest.mark.parametrize("shuffle_rows", [1, 2, 3, 6, 20, 40, 1000])
+def test_any_number_of_rows_that_are_shuffled_together_makes_full_batches(shuffle_rows: int) -> None:
+    order = visited(40, 1, shuffle_rows)
+    given = source(40, in_order(table(40), SEED, shuffle_rows))
+    steps = [counting(rows) for rows in alone(given, 9).epoch(1, 0)]
+    assert steps == [order[begin : begin + 9] for begin in range(0, 40, 9)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_source_may_give_its_rows_in_tables_of_any_length(seed: int) -> None:
+    def rows(epoch: int, place: int) -> Iterator[pa.Table]:
+        cuts = [place, *sorted(random.choices(range(place, 41), k=random.randint(0, 12))), 40]
+        for begin, end in pairwise(cuts):
+            yield table(40).slice(begin, end - begin)
+
+    random = Random(seed)
+    steps = [counting(step) for step in alone(source(40, rows), 6).epoch(0, 2)]
+    assert steps == [list(range(begin, min(begin + 6, 40))) for begin in range(12, 40, 6)]
+
+
+class Counted:
+    """Rows by number that say how often, and how many of them, they were asked for."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.reads: list[int] = []
+
+    def take(self, rows: np.ndarray, /) -> pa.Table:
+        self.reads.append(len(rows))
+        return table(self.num_rows).take(rows)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 6, 40])
+def test_rows_in_order_from_any_place_are_the_rest_of_the_epoch(num_rows: int) -> None:
+    rows, order = in_order(table(num_rows), SEED, SHUFFLE_ROWS), visited(num_rows)
+    for place in range(num_rows + 1):
+        assert [row for part in rows(1, place) for row in numbers_of(part)] == order[place:]
+    assert [row for part in rows(2, 0) for row in numbers_of(part)] == visited(num_rows, 2)
+
+
+def test_rows_in_order_read_no_window_before_the_place_and_each_only_as_it_is_wanted() -> None:
+    lengths = np.diff(EpochOrder(SEED, 1, 40, SHUFFLE_ROWS).starts).tolist()
+    ends = np.cumsum(lengths)
+    assert len(lengths) == 7
+    for place in range(41):
+        counted = Counted(40)
+        rows, wanted = in_order(counted, SEED, SHUFFLE_ROWS)(1, place), int((ends <= place).sum())
+        assert counted.reads == []
+        for number, _ in enumerate(rows, wanted):
+            assert counted.reads == lengths[wanted : number + 1]
+        assert counted.reads == lengths[wanted:]
+
+
+def test_an_epoch_that_goes_on_reads_only_the_windows_from_its_step_on() -> None:
+    counted = Counted(40)
+    steps = [*alone(source(40, in_order(counted, SEED, SHUFFLE_ROWS)), 8).epoch(1, 4)]
+    assert [row for step in steps for row in counting(step)] == visited(40)[32:]
+    assert counted.reads == np.diff(EpochOrder(SEED, 1, 40, SHUFFLE_ROWS).starts).tolist()[5:]
 
 
 def readers() -> list[threading.Thread]:
@@ -190,33 +294,66 @@ def test_an_error_in_training_ends_the_reader() -> None:
         train(feed(Layout(), 0, 100, 4).epoch(0, 0))
 
 
-def test_an_error_in_the_reader_is_raised_where_its_rows_are_wanted() -> None:
-    def failing(numbers: np.ndarray) -> dict[str, Tensor]:
-        if third in numbers:
-            raise OSError(f"row {third} is gone")
-        return read(numbers)
+class Failing(Counted):
+    """Rows of which one cannot be read."""
 
-    third = epoch_order(5, 0, 100)[2 * 4]
-    taken = []
-    with pytest.raises(OSError, match=f"row {third} is gone"):
-        taken.extend(Feed(source(100, failing), Layout(), 0, 5, 4, CPU).epoch(0, 0))
-    steps = Feed(source(100, failing), Layout(), 0, 5, 4, CPU).epoch(0, 0)
-    assert [rows.num_rows for rows in (next(steps), next(steps))] == [4, 4]
-    with pytest.raises(OSError, match="is gone"):
+    def __init__(self, num_rows: int, gone: int) -> None:
+        super().__init__(num_rows)
+        self._gone = gone
+
+    def take(self, rows: np.ndarray, /) -> pa.Table:
+        if self._gone in rows:
+            raise OSError(f"row {self._gone} is gone")
+        return super().take(rows)
+
+
+def assert_fails(steps: Iterator[StepRows], before: list[int], error: type[Exception], message: str) -> None:
+    """Steps of these lengths come, then the error instead of the next."""
+    assert [next(steps).num_rows for _ in before] == before
+    with pytest.raises(error, match=message):
         next(steps)
 
 
-class Gate:
-    """A source that can be held up, and says how often it was read."""
+def test_an_error_in_the_reader_is_raised_where_its_rows_are_wanted() -> None:
+    gone = visited(100, 0)[2 * 6]
+    given = source(100, in_order(Failing(100, gone), SEED, SHUFFLE_ROWS))
+    assert_fails(alone(given, 6).epoch(0, 0), [6, 6], OSError, f"row {gone} is gone")
+    with pytest.raises(OSError, match=f"row {gone} is gone"):
+        list(alone(given, 6).epoch(0, 0))
 
-    def __init__(self) -> None:
+
+def test_an_error_in_making_tensors_is_raised_where_its_rows_are_wanted() -> None:
+    def failing(rows: pa.Table) -> dict[str, Tensor]:
+        if gone in numbers_of(rows):
+            raise ValueError(f"row {gone} is no number")
+        return tensors(rows)
+
+    gone = visited(100, 0)[2 * 4]
+    given = replace(source(100), tensors=failing)
+    assert_fails(alone(given, 4).epoch(0, 0), [4, 4], ValueError, f"row {gone} is no number")
+
+
+@pytest.mark.parametrize("num_given", [0, 7, 8, 12, 16, 18])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_source_that_ends_early_is_an_error_at_the_step_whose_rows_are_missing(num_given: int, first: int) -> None:
+    def rows(epoch: int, place: int) -> Iterator[pa.Table]:
+        yield table(20).slice(place, max(0, num_given - place))
+
+    whole_steps = max(0, num_given // 8 - first)
+    assert_fails(alone(source(20, rows), 8).epoch(3, first), [8] * whole_steps, EOFError, "epoch 3 has 20 rows")
+
+
+class Gate(Counted):
+    """Rows that can be held up."""
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__(num_rows)
         self.is_open = threading.Event()
-        self.reads: list[int] = []
 
-    def read(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        self.reads.append(len(numbers))
+    def take(self, rows: np.ndarray, /) -> pa.Table:
+        taken = super().take(rows)
         assert self.is_open.wait(60)
-        return read(numbers)
+        return taken
 
     def wait_for_read(self, number: int) -> None:
         """Return once the reader has come to this one, so that those before it are ready."""
@@ -226,9 +363,15 @@ class Gate:
         assert len(self.reads) >= number
 
 
+def window_a_step(numbered: Numbered, batch_size: int) -> Feed:
+    """A feed whose source is read once for every step."""
+    assert batch_size % PAGE_ROWS == 0
+    return alone(source(numbered.num_rows, in_order(numbered, SEED, batch_size)), batch_size)
+
+
 def test_a_slow_source_is_measured_as_a_stall_and_a_ready_one_as_none() -> None:
-    gate = Gate()
-    steps = Feed(source(80, gate.read), Layout(), 0, 5, 8, CPU).epoch(0, 0)
+    gate = Gate(80)
+    steps = window_a_step(gate, 8).epoch(0, 0)
     opening = threading.Timer(WAIT_S, gate.is_open.set)
     opening.start()
     assert next(steps).waited_s > WAIT_S / 2
@@ -242,9 +385,9 @@ def test_a_slow_source_is_measured_as_a_stall_and_a_ready_one_as_none() -> None:
 
 
 def test_only_so_many_steps_are_read_ahead() -> None:
-    gate = Gate()
+    gate = Gate(80)
     gate.is_open.set()
-    steps = Feed(source(80, gate.read), Layout(), 0, 5, 4, CPU).epoch(0, 0)
+    steps = window_a_step(gate, 4).epoch(0, 0)
     next(steps)
     most = 1 + READ_AHEAD + 1  # one taken, those that wait, and one in the reader's hand
     gate.wait_for_read(most)

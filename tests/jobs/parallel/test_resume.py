@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from jobs.parallel.checkpoint_writer import CheckpointWriter
 from jobs.parallel.collectives import rank
 from jobs.parallel.feed import Feed, StepRows
 from jobs.training_step import TrainingStep
+from jobs.workloads import WORKLOADS
+from jobs.workloads.chain import Batch
 from tests.jobs.parallel.training import (
     BATCH_SIZE,
     CPU,
@@ -58,9 +61,9 @@ class Run:
 
     def __init__(self, layout: Layout, checkpoints: Checkpoints) -> None:
         self._checkpoints, self._model = checkpoints, parted(sample(SAMPLE), layout)
-        plain = source(sample(SAMPLE))
-        numbered = replace(plain, read=lambda rows: {**plain.read(rows), "number": torch.from_numpy(rows)})
-        self._feed = Feed(numbered, layout, rank(), 0, BATCH_SIZE, CPU)
+        given = sample(SAMPLE)
+        numbered = replace(given, rows=given.rows.append_column("number", pa.array(range(NUM_ROWS))))
+        self._feed = Feed(replace(source(numbered), tensors=_with_number), layout, rank(), 0, BATCH_SIZE, CPU)
         self._step = TrainingStep(train_spec(OPTIMIZER), self._model, NUM_STEPS)
 
     def train(self, first: int, end: int) -> Stretch:
@@ -82,6 +85,10 @@ class Run:
     def load(self) -> int:
         (step,) = self._checkpoints.steps()
         return self._checkpoints.load(step, self._model.model, self._step.optimizer).step
+
+
+def _with_number(rows: pa.Table) -> Batch:
+    return {**WORKLOADS[SAMPLE].tensors(rows), "number": torch.tensor(rows.column("number").to_pylist())}
 
 
 def _numbers(rows: StepRows) -> list[int]:

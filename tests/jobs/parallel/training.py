@@ -16,7 +16,7 @@ from cluster.layout import Layout
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.transform import Transform
 from jobs.parallel.collectives import rank
-from jobs.parallel.feed import Feed, Source
+from jobs.parallel.feed import Feed, Source, in_order
 from jobs.parallel.gradients import scale_gradients
 from jobs.parallel.parted import Parted, part
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
@@ -30,6 +30,8 @@ from jobs.workloads.vision import VisionSpec
 
 NUM_ROWS, BATCH_SIZE, NUM_STEPS = 72, 16, 10
 """Five steps an epoch; its last batch has 8 rows, so every layout meets rows of weight 0."""
+SHUFFLE_ROWS = 32
+"""A window is cut into by a batch and holds fewer rows than an epoch."""
 CPU = torch.device("cpu")
 
 
@@ -137,7 +139,8 @@ def source(given: Sample) -> Source:
     workload = WORKLOADS[given.kind]
     return Source(
         given.rows.num_rows,
-        lambda numbers: workload.tensors(given.rows.take(numbers)),
+        in_order(given.rows, 0, SHUFFLE_ROWS),
+        workload.tensors,
         lambda generator: workload.draw(given.spec, given.transform, generator),
         workload.partition(given.spec).sequence,
     )
@@ -194,16 +197,12 @@ def with_gradients_times_micro_batches(given: Sample, layout: Layout, optimizer:
 
 def with_other_rows_for_tensor_peers(given: Sample, layout: Layout, optimizer: str) -> Curve:
     """Each peer trains on the rows after those of the peer before it."""
-    right = source(given)
-    wrong = replace(right, read=lambda numbers: right.read((numbers + rank()) % NUM_ROWS))
-    return curve(given, layout, optimizer, Feed(wrong, layout, rank(), 0, BATCH_SIZE, CPU))
+    return curve(replace(given, rows=given.rows.take((np.arange(NUM_ROWS) + rank()) % NUM_ROWS)), layout, optimizer)
 
 
 def with_a_repeated_row(given: Sample, layout: Layout, optimizer: str) -> Curve:
     """One row comes a second time, in the place of another."""
-    right = source(given)
-    wrong = replace(right, read=lambda numbers: right.read(np.where(numbers == 1, 0, numbers)))
-    return curve(given, layout, optimizer, Feed(wrong, layout, rank(), 0, BATCH_SIZE, CPU))
+    return curve(replace(given, rows=given.rows.take([0, 0, *range(2, NUM_ROWS)])), layout, optimizer)
 
 
 FAULTS: dict[str, Callable[[Sample, Layout, str], Curve]] = {

@@ -1,0 +1,121 @@
+"""The training rows as Ray Data streams them to the workers: read once for all of them, a little ahead of training.
+
+One actor answers for the whole run. It reads a stretch of windows at a time, each in a task of its own, into the object
+store, where the workers of a node share them. A stretch is a short execution of Ray Data, begun when the one before it
+is begun to be trained on: an execution that is held back by its memory limit keeps a core busy while it waits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext
+
+from cluster.errors import SpecError
+from jobs.dataset import blocks_of, each
+from jobs.parallel.sample_order import EpochOrder, steps_in_epoch
+from jobs.prepared import Split
+from jobs.spec import TrainSpec
+
+WINDOWS_A_STRETCH = 4
+STRETCHES_KEPT = 3
+"""One that slow workers still read, one that is trained on, and the next."""
+MAX_WINDOW_BYTES = 256 * 1024 * 1024
+
+
+def check_window(split: Split, train: TrainSpec) -> None:
+    """Raise SpecError where a window of the training rows would take too much memory."""
+    num_bytes = split.row_bytes * min(train.shuffle_rows, split.num_rows)
+    if num_bytes > MAX_WINDOW_BYTES:
+        raise SpecError(
+            f"train.shuffle_rows={train.shuffle_rows} rows of {split.row_bytes:,.0f} bytes are shuffled together "
+            f"in memory, about {num_bytes / 2**20:,.0f} MiB; at most {MAX_WINDOW_BYTES / 2**20:.0f} MiB may be. "
+            f"Give train.shuffle_rows={int(MAX_WINDOW_BYTES / split.row_bytes)}"
+        )
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """The rows of a run, for its workers; their `fit` takes `rows`."""
+
+    reader: Any
+    """The handle of a `_Reader`."""
+    num_rows: int
+    seed: int
+    shuffle_rows: int
+    num_epochs: int
+
+    def rows(self, epoch: int, place: int) -> Iterator[pa.Table]:
+        """The rows of an epoch in the order of their visit, from a place on."""
+        order = self._order(epoch)
+        begin = _stretch_at(order, place)
+        unwanted = place - int(order.starts[begin])
+        for first in range(begin, order.num_windows, WINDOWS_A_STRETCH):
+            blocks = ray.get(self.reader.stretch.remote(epoch, first))
+            self._announce_after(epoch, first, order)
+            for block in blocks:
+                rows = ray.get(block)
+                yield rows.slice(min(unwanted, rows.num_rows))
+                unwanted = max(0, unwanted - rows.num_rows)
+
+    def announce(self, epoch: int, place: int) -> None:
+        """Have the rows from a place of an epoch on read, for when they will be wanted."""
+        self.reader.stretch.remote(epoch, _stretch_at(self._order(epoch), place))
+
+    def _announce_after(self, epoch: int, first: int, order: EpochOrder) -> None:
+        """Have the stretch after that which starts at the window `first` read while that one is trained on."""
+        if first + WINDOWS_A_STRETCH < order.num_windows:
+            self.reader.stretch.remote(epoch, first + WINDOWS_A_STRETCH)
+        elif epoch + 1 < self.num_epochs:
+            self.reader.stretch.remote(epoch + 1, 0)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        return EpochOrder(self.seed, epoch, self.num_rows, self.shuffle_rows)
+
+
+def open_stream(split: Split, seed: int, train: TrainSpec, step: int) -> RowStream:
+    """Start the reader, for training that goes on at `step`; it ends when the process that opened it drops it."""
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Reader)
+    stream = RowStream(
+        actor.remote(split, seed, train.shuffle_rows), split.num_rows, seed, train.shuffle_rows, train.num_epochs
+    )
+    epoch, step_of_epoch = divmod(step, steps_in_epoch(split.num_rows, train.batch_size))
+    if epoch < train.num_epochs:
+        stream.announce(epoch, step_of_epoch * train.batch_size)  # ready when the workers have started
+    return stream
+
+
+def _stretch_at(order: EpochOrder, place: int) -> int:
+    """The first window of the stretch that holds the row at a place of an epoch."""
+    return order.window_at(place) // WINDOWS_A_STRETCH * WINDOWS_A_STRETCH
+
+
+class _Reader:
+    """Reads what is asked for, and keeps the newest of it; so it can be asked anything, again and after its death."""
+
+    def __init__(self, split: Split, seed: int, shuffle_rows: int) -> None:
+        self._split = ray.put(split)
+        self._num_rows, self._seed, self._shuffle_rows = split.num_rows, seed, shuffle_rows
+        self._kept: dict[tuple[int, int], list[ray.ObjectRef[pa.Table]]] = {}
+        DataContext.get_current().execution_options.preserve_order = True
+
+    def stretch(self, epoch: int, first: int) -> "list[ray.ObjectRef[pa.Table]]":
+        """The rows of some windows of an epoch from the window `first` on, as tables in the order of their visit."""
+        if (epoch, first) not in self._kept:
+            while len(self._kept) >= STRETCHES_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[epoch, first] = self._read(epoch, first)
+        return self._kept[epoch, first]
+
+    def _read(self, epoch: int, first: int) -> "list[ray.ObjectRef[pa.Table]]":
+        order = EpochOrder(self._seed, epoch, self._num_rows, self._shuffle_rows)
+        split = self._split
+
+        def read(window: int) -> Iterator[pa.Table]:
+            yield ray.get(split).take(order.window(window))
+
+        windows = range(first, min(first + WINDOWS_A_STRETCH, order.num_windows))
+        # Tasks that ask for a CPU would wait for ever where training holds them all.
+        return blocks_of(each(windows, read, num_cpus=0))
