@@ -1,10 +1,10 @@
 """What a training step costs on Rayline beside a torchrun loop written by hand: same model, batch and optimizer.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.train_overhead [--rounds 5]
+    OMP_NUM_THREADS=1 python -m benchmarks.train_overhead [--rounds 12]
 
-Two workers, replicate=2. In each round ours runs twice, fed by Ray Data and with its rows in memory, and the rival
-once, in turn; a ratio is that of two medians of the same round. Also the time from submitting to the end of the first
-step. Writes train_overhead.md.
+Two workers, replicate=2. Both groups stay alive and train a few steps in turn: ours fed by Ray Data, the rival, ours
+with its batches in memory, and again; a ratio is that of two turns of one round. Also the time from submitting to the
+end of the first step. Writes train_overhead.md.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, count, cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,12 +24,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from benchmarks.ddp_loop import BATCH_SIZE, LENGTH, NUM_ROWS
+from benchmarks.ddp_loop import BATCH_SIZE, BY_HAND, LENGTH, NUM_ROWS
+from benchmarks.turns import end_turns, give_turn, my_turns, tell
 from cluster.environment import applied
 from cluster.layout import Layout
 from cluster.lifecycle import connected
@@ -38,26 +40,30 @@ from jobs.parallel.parted import part
 from jobs.prepared import open_split
 from jobs.row_stream import RowStream, open_stream
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
+from jobs.train import TRAIN_ENVIRONMENT
 from jobs.training_step import TrainingStep
 from jobs.workloads import language
 from jobs.workloads.language import LanguageSpec
 
 TRAIN = TrainSpec(
-    num_epochs=10,
+    num_epochs=10_000,
     batch_size=BATCH_SIZE,
     schedule="constant",
     optimizer=OptimizerSpec(name="adamw", learning_rate=1e-3, weight_decay=0.01),
     early_stopping=EarlyStoppingSpec(metric="bits_per_byte"),
 )
+FED, IN_MEMORY = "fed", "in memory"
 NUM_WORKERS = 2
-WARM_UP = 5
+WARM_UP = 3
+"""Rounds that do not count: Ray Train still starts processes of its own."""
+START_S = 180
 DDP_LOOP = Path(__file__).with_name("ddp_loop.py")
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model, and how many steps of it are timed in a round."""
+    """A model, and how many steps of it make a turn of some seconds."""
 
     name: str
     hidden_dim: int
@@ -76,13 +82,22 @@ class Size:
         }
 
 
-SIZES = (Size("small", 64, 4, 80), Size("medium", 256, 4, 40), Size("large", 512, 8, 12))
+SIZES = (Size("small", 64, 4, 80), Size("medium", 256, 4, 12), Size("large", 512, 8, 3))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one turn of each."""
+
+    fed: float
+    by_hand: float
+    in_memory: float
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
-    """What Ray Train calls: the objects and the loop of jobs.fit, timed."""
+    """What Ray Train calls: the objects of jobs.fit and their loop, a few steps a turn."""
     torch.set_num_threads(1)
-    spec = LanguageSpec(context_length=LENGTH, **settings["model"])
+    spec, folder = LanguageSpec(context_length=LENGTH, **settings["model"]), Path(settings["folder"])
     layout = Layout(replicate=NUM_WORKERS)
     torch.manual_seed(0)
     model = part(
@@ -95,38 +110,54 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     stream: RowStream = settings["rows"]
     source = Source(NUM_ROWS, stream.rows, language.tensors, lambda generator: {})
     feed = Feed(source, layout, rank(), 0, BATCH_SIZE, CPU)
-    step = TrainingStep(TRAIN, model, settings["num_steps"])
-    times: list[float] = []
-    first_step_at = 0.0
-    while len(times) < settings["num_steps"]:
-        epoch = feed.epoch(len(times) // feed.steps_an_epoch, 0)
-        batches = list(epoch) if settings["in_memory"] else epoch
+    batches = {FED: chain.from_iterable(feed.epoch(epoch, 0) for epoch in count()), IN_MEMORY: cycle(feed.epoch(0, 0))}
+    step = TrainingStep(TRAIN, model, 1)
+    for number, name in my_turns(folder, (FED, IN_MEMORY)):
         started = time.perf_counter()
-        for batch in batches:
-            step(batch, len(times), wants_norm=False)
-            now = time.perf_counter()
-            times.append(now - started)
-            started = now
-            first_step_at = first_step_at or time.time()
-    if rank() == 0:
-        Path(settings["file"]).write_text(json.dumps({"times": times, "first_step_at": first_step_at}))
+        for batch in islice(batches[name], settings["num_steps"]):
+            step(batch, 0, wants_norm=False)
+        if rank() == 0:
+            tell(folder, number, time.perf_counter() - started)
 
 
-def ours(size: Size, in_memory: bool, folder: Path) -> tuple[float, float]:
-    """The median seconds of a step, and the seconds from submitting to the end of the first step."""
-    file = folder / "ours.json"
-    submitted = time.time()
-    rows = open_stream(open_split(Storage(str(folder)), "", "train"), 0, TRAIN, 0)
-    settings = {"num_steps": size.num_steps, "model": size.model, "in_memory": in_memory}
-    TorchTrainer(
+def rounds_of(size: Size, num_rounds: int, folder: Path) -> tuple[list[Round], float]:
+    """What every round took, and the seconds from submitting ours to the end of its first turn, of one step."""
+    folder.mkdir()
+    submitted = time.monotonic()
+    rows = open_stream(open_split(Storage(str(folder.parent)), "", "train"), 0, TRAIN, 0)
+    settings = {"model": size.model, "num_steps": size.num_steps, "folder": str(folder), "rows": rows}
+    trainer = TorchTrainer(
         train_on_worker,
-        train_loop_config={**settings, "rows": rows, "file": str(file)},
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=NUM_WORKERS, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name="overhead", storage_path=str(folder)),
-    ).fit()
-    found = json.loads(file.read_text())
-    return statistics.median(found["times"][WARM_UP:]), found["first_step_at"] - submitted
+        run_config=RunConfig(name=size.name, storage_path=str(folder)),
+    )
+    with ThreadPoolExecutor() as threads:
+        turns = threads.submit(_turns, size, num_rounds, folder, submitted)
+        trainer.fit()
+        return turns.result()
+
+
+def _turns(size: Size, num_rounds: int, folder: Path, submitted: float) -> tuple[list[Round], float]:
+    """Give the turns."""
+    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}", str(DDP_LOOP)]
+    command += [json.dumps(size.model), str(size.num_steps), str(folder)]
+    first_turn_s = give_turn(folder, 0, FED, START_S)
+    first_step_s = time.monotonic() - submitted - first_turn_s * (1 - 1 / size.num_steps)
+    rival = subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        number, found = 0, []
+        for _ in range(WARM_UP + num_rounds):
+            seconds = []
+            for name in (FED, BY_HAND, IN_MEMORY):
+                number += 1
+                seconds.append(give_turn(folder, number, name, START_S))
+            found.append(Round(*seconds))
+        return found[WARM_UP:], first_step_s
+    finally:
+        end_turns(folder)
+        rival.wait()
 
 
 def write_rows(folder: Path) -> None:
@@ -138,15 +169,6 @@ def write_rows(folder: Path) -> None:
     pq.write_table(rows, folder / "train" / "rows.parquet")
 
 
-def by_hand(size: Size, folder: Path) -> float:
-    """The median seconds of a step of the rival."""
-    file = folder / "by_hand.json"
-    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}", str(DDP_LOOP)]
-    command += [json.dumps(size.model), str(size.num_steps), str(file)]
-    subprocess.run([sys.executable, "-m", *command], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return statistics.median(json.loads(file.read_text())[WARM_UP:])
-
-
 def spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -154,36 +176,35 @@ def spread(values: list[float], digits: int) -> str:
 def main() -> None:
     """Measure every size and write the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=12)
+    num_rounds = parser.parse_args().rounds
     lines = [
         "# A training step beside a torchrun loop written by hand",
         "",
-        f"`python -m benchmarks.train_overhead --rounds {rounds}`: decoder transformer, replicate=2 on 2 cores with a "
-        f"thread each; global batch {BATCH_SIZE} x {LENGTH} tokens, fp32, AdamW. Medians of a round's steps after "
-        f"{WARM_UP}; ratios of one round, median (lowest to highest) over {rounds} rounds.",
+        f"`python -m benchmarks.train_overhead --rounds {num_rounds}`: decoder transformer, replicate=2 on 2 cores, "
+        f"one thread each; global batch {BATCH_SIZE} x {LENGTH} tokens, fp32, AdamW. Both groups of processes stay "
+        "alive and take turns of some seconds; ratios of one round, median (lowest to highest) over all rounds.",
         "",
-        "| model | ms a step by hand | Rayline / by hand | with rows in memory / by hand | feed / in memory | "
+        "| model | ms a step by hand | Rayline / by hand | with batches in memory / by hand | fed / in memory | "
         "submit to first step, s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     # Ray starts its workers at a lower priority than the rival's, which would be the machine's noise, not ours.
-    with TemporaryDirectory() as scratch, applied({"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}), connected(4):
-        folder = Path(scratch)
-        write_rows(folder)
+    environment = {**TRAIN_ENVIRONMENT, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    with TemporaryDirectory() as scratch, applied(environment), connected(4):
+        write_rows(Path(scratch))
         for size in SIZES:
-            found = [
-                (ours(size, False, folder), by_hand(size, folder), ours(size, True, folder)) for _ in range(rounds)
+            rounds, first_step_s = rounds_of(size, num_rounds, Path(scratch) / size.name)
+            cells = [
+                size.name,
+                spread([1000 * r.by_hand / size.num_steps for r in rounds], 1),
+                spread([r.fed / r.by_hand for r in rounds], 3),
+                spread([r.in_memory / r.by_hand for r in rounds], 3),
+                spread([r.fed / r.in_memory for r in rounds], 3),
+                f"{first_step_s:.1f}",
             ]
-            fed = [ours_fed[0] / hand for ours_fed, hand, _ in found]
-            kept = [in_memory[0] / hand for _, hand, in_memory in found]
-            feed = [ours_fed[0] / in_memory[0] for ours_fed, _, in_memory in found]
-            first = [ours_fed[1] for ours_fed, _, _ in found]
-            by_hand_ms = spread([1000 * hand for _, hand, _ in found], 1)
-            cells = [size.name, by_hand_ms, spread(fed, 3), spread(kept, 3), spread(feed, 3), spread(first, 1)]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    ray.shutdown()
     Path(__file__).with_suffix(".md").write_text("\n".join([*lines, ""]))
 
 

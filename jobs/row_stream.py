@@ -3,19 +3,21 @@
 One actor answers for the whole run. It reads a stretch of windows at a time, each in a task of its own, into the object
 store, where the workers of a node share them. A stretch is a short execution of Ray Data, begun when the one before it
 is begun to be trained on: an execution that is held back by its memory limit keeps a core busy while it waits.
+Rows that fit into one window are read once for all epochs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext
 
 from cluster.errors import SpecError
 from jobs.dataset import blocks_of, each
-from jobs.parallel.sample_order import EpochOrder, steps_in_epoch
+from jobs.parallel.sample_order import PAGE_ROWS, EpochOrder, steps_in_epoch
 from jobs.prepared import Split
 from jobs.spec import TrainSpec
 
@@ -50,6 +52,9 @@ class RowStream:
     def rows(self, epoch: int, place: int) -> Iterator[pa.Table]:
         """The rows of an epoch in the order of their visit, from a place on."""
         order = self._order(epoch)
+        if order.num_windows == 1:
+            yield from self._from_memory(order.window(0)[place:])
+            return
         begin = _stretch_at(order, place)
         unwanted = place - int(order.starts[begin])
         for first in range(begin, order.num_windows, WINDOWS_A_STRETCH):
@@ -60,9 +65,19 @@ class RowStream:
                 yield rows.slice(min(unwanted, rows.num_rows))
                 unwanted = max(0, unwanted - rows.num_rows)
 
+    def _from_memory(self, visited: np.ndarray) -> Iterator[pa.Table]:
+        """Rows by number, a few at a time: all of them lie in the object store."""
+        rows = pa.concat_tables(ray.get(ray.get(self.reader.whole.remote())))
+        for begin in range(0, len(visited), PAGE_ROWS):
+            yield rows.take(visited[begin : begin + PAGE_ROWS])
+
     def announce(self, epoch: int, place: int) -> None:
         """Have the rows from a place of an epoch on read, for when they will be wanted."""
-        self.reader.stretch.remote(epoch, _stretch_at(self._order(epoch), place))
+        order = self._order(epoch)
+        if order.num_windows == 1:
+            self.reader.whole.remote()
+        else:
+            self.reader.stretch.remote(epoch, _stretch_at(order, place))
 
     def _announce_after(self, epoch: int, first: int, order: EpochOrder) -> None:
         """Have the stretch after that which starts at the window `first` read while that one is trained on."""
@@ -99,23 +114,31 @@ class _Reader:
         self._split = ray.put(split)
         self._num_rows, self._seed, self._shuffle_rows = split.num_rows, seed, shuffle_rows
         self._kept: dict[tuple[int, int], list[ray.ObjectRef[pa.Table]]] = {}
+        self._whole: list[ray.ObjectRef[pa.Table]] = []
         DataContext.get_current().execution_options.preserve_order = True
+
+    def whole(self) -> "list[ray.ObjectRef[pa.Table]]":
+        """All rows, as tables in the order of their numbers."""
+        num_rows = self._num_rows
+        self._whole = self._whole or self._read([0], lambda _: np.arange(num_rows))
+        return self._whole
 
     def stretch(self, epoch: int, first: int) -> "list[ray.ObjectRef[pa.Table]]":
         """The rows of some windows of an epoch from the window `first` on, as tables in the order of their visit."""
         if (epoch, first) not in self._kept:
             while len(self._kept) >= STRETCHES_KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[epoch, first] = self._read(epoch, first)
+            order = EpochOrder(self._seed, epoch, self._num_rows, self._shuffle_rows)
+            windows = range(first, min(first + WINDOWS_A_STRETCH, order.num_windows))
+            self._kept[epoch, first] = self._read(windows, order.window)
         return self._kept[epoch, first]
 
-    def _read(self, epoch: int, first: int) -> "list[ray.ObjectRef[pa.Table]]":
-        order = EpochOrder(self._seed, epoch, self._num_rows, self._shuffle_rows)
+    def _read(self, parts: Sequence[int], rows_of: Callable[[int], np.ndarray]) -> "list[ray.ObjectRef[pa.Table]]":
+        """The rows of every part, read by a task each."""
         split = self._split
 
-        def read(window: int) -> Iterator[pa.Table]:
-            yield ray.get(split).take(order.window(window))
+        def read(part: int) -> Iterator[pa.Table]:
+            yield ray.get(split).take(rows_of(part))
 
-        windows = range(first, min(first + WINDOWS_A_STRETCH, order.num_windows))
         # Tasks that ask for a CPU would wait for ever where training holds them all.
-        return blocks_of(each(windows, read, num_cpus=0))
+        return blocks_of(each(parts, read, num_cpus=0))

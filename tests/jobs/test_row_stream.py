@@ -78,6 +78,18 @@ def test_the_next_stretch_is_read_before_it_is_wanted_also_that_of_the_next_epoc
 
 
 @pytest.mark.ray
+def test_rows_that_fit_into_one_window_are_read_once_for_all_epochs(
+    cluster: Cluster, spec: RingSpec, split: Split
+) -> None:
+    rows = open_stream(split, SEED, spec.train.model_copy(update={"shuffle_rows": NUM_ROWS}), 0).rows
+    wanted = [numbers_of(in_order(split, SEED, NUM_ROWS)(epoch, 455)) for epoch in range(3)]
+    found = [numbers_of(rows(0, 455))]
+    for path in {group.path for group in split.groups}:
+        Path(path).unlink()
+    assert [*found, numbers_of(rows(1, 455)), numbers_of(rows(2, 455))] == wanted
+
+
+@pytest.mark.ray
 def test_workers_share_what_was_read_and_old_stretches_are_dropped(cluster: Cluster, split: Split) -> None:
     reader = _Reader(split, SEED, SHUFFLE_ROWS)
     firsts = [number * WINDOWS_A_STRETCH for number in range(STRETCHES_KEPT + 1)]
