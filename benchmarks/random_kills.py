@@ -20,7 +20,9 @@ from tempfile import TemporaryDirectory
 from cluster.processes import command, family, find
 from cluster.storage import Storage
 from jobs import examples
+from jobs.lineage import train_inputs
 from jobs.parallel.checkpoint import Checkpoints
+from jobs.spec import load_ring
 
 ROOT = Path(__file__).parents[1]
 SPEC = "jobs/specs/tabular.yaml"
@@ -58,11 +60,12 @@ def started(storage: Storage, log: Path) -> "subprocess.Popen[bytes]":
 def trained(storage: Storage, log: Path, num_kills: int, generator: random.Random) -> Ended:
     """Train to the end, killing workers on the way."""
     begun = time.monotonic()
+    checkpoints = checkpoints_of(storage)
     process = started(storage, log)
     kills: list[int] = []
     due = generator.randint(1, MOST_STEPS_BEFORE_A_KILL)
     while process.poll() is None:
-        step = newest_step(storage)
+        step = max(checkpoints.steps(), default=0)
         workers = workers_of(process.pid) if len(kills) < num_kills and step >= due else []
         if len(workers) == 4:
             os.kill(generator.choice(workers), signal.SIGKILL)
@@ -78,10 +81,9 @@ def trained(storage: Storage, log: Path, num_kills: int, generator: random.Rando
     return Ended(curve, time.monotonic() - begun, kills)
 
 
-def newest_step(storage: Storage) -> int:
-    runs = storage.folders("checkpoints/tabular")
-    steps = Checkpoints(storage, f"checkpoints/tabular/{runs[0]}").steps() if runs else []
-    return steps[-1] if steps else 0
+def checkpoints_of(storage: Storage) -> Checkpoints:
+    key = train_inputs(load_ring(SPEC, [f"storage={storage.uri}", *OVERRIDES]), storage).key
+    return Checkpoints(storage, f"checkpoints/tabular/{key}")
 
 
 def workers_of(pid: int) -> list[int]:

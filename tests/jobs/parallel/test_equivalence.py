@@ -76,7 +76,9 @@ CASES = {
         {"context": 2, "shard": 2, "tensor": 2},
     ],
     "tabular": [*ANY_MODEL, *CHAINS, *MATRICES],
-    "vision": [*ANY_MODEL, *CHAINS],
+    # A ReLU's gradient jumps at 0. Of the half million activations of a step in float32 one may lie so near to it that
+    # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.
+    "vision_float64": [*ANY_MODEL, *CHAINS],
     "recommender": [layout for layout in ANY_MODEL if "recompute" not in layout],
 }
 

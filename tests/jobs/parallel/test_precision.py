@@ -13,7 +13,8 @@ from tests.jobs.parallel.training import curve, sample, write_curves
 from tests.jobs.parallel.workers import run_together
 
 BF16_TOLERANCE = 2e-2
-"""Relative: bfloat16 has 8 significant bits, and errors of single products average out."""
+"""Of the first loss: bfloat16 has 8 significant bits, and errors of single products average out. A falling loss does
+not take the error of its logits down with it."""
 
 
 def test_fp32_is_left_alone_and_bf16_lowers_matrix_products_only() -> None:
@@ -29,14 +30,15 @@ def test_bf16_has_the_loss_of_fp32_within_its_tolerance(name: str) -> None:
     exact = curve(sample(name), Layout(), "sgd").losses
     rough = curve(sample(name), Layout(precision="bf16"), "sgd").losses
     assert rough != exact
-    assert rough == pytest.approx(exact, rel=BF16_TOLERANCE)
+    assert rough == pytest.approx(exact, abs=BF16_TOLERANCE * exact[0])
 
 
 def test_bf16_on_two_layouts_agrees_within_its_tolerance(tmp_path: Path) -> None:
     layout = Layout(tensor=2, precision="bf16")
     run_together(2, partial(write_curves, name="language", layout=layout, optimizers=("sgd",)), tmp_path)
     found = json.loads((tmp_path / "0.json").read_text())["sgd"]["losses"]
-    assert found == pytest.approx(curve(sample("language"), Layout(precision="bf16"), "sgd").losses, rel=BF16_TOLERANCE)
+    alone = curve(sample("language"), Layout(precision="bf16"), "sgd").losses
+    assert found == pytest.approx(alone, abs=BF16_TOLERANCE * alone[0])
 
 
 def test_an_overflow_halves_the_loss_scale_and_begins_the_count_anew() -> None:

@@ -3,12 +3,14 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from cluster.layout import Layout
-from tests.jobs.parallel.training import parted, sample, source
+from jobs.parallel.feed import Feed
+from tests.jobs.parallel.training import CPU, parted, sample, source
 
 
 def step(layout: Layout) -> tuple[int, list[Tensor]]:
     """The numbers kept for the backward pass, and the gradients of one."""
-    model, rows = parted(sample("language"), layout), source(sample("language")).read(torch.arange(8).numpy())
+    model = parted(sample("language"), layout)
+    (rows,) = next(iter(Feed(source(sample("language")), layout, 0, 0, 8, CPU).epoch(0, 0))).passes
     kept = 0
 
     def note(values: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ class Sample:
     spec: Any
     transform: Transform
     rows: pa.Table
+    dtype: torch.dtype = torch.float32
+    """Of weights and inputs."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "recommender": recommender,
     "tabular": tabular,
     "vision": vision,
+    "vision_float64": lambda: replace(vision(), dtype=torch.float64),
     "language": lambda: language(tie_embeddings=False),
     "language_tied": lambda: language(tie_embeddings=True),
 }
@@ -137,10 +140,15 @@ def sample(name: str) -> Sample:
 
 def source(given: Sample) -> Source:
     workload = WORKLOADS[given.kind]
+
+    def tensors(rows: pa.Table) -> Batch:
+        values = workload.tensors(rows)
+        return {name: value.to(given.dtype) if value.is_floating_point() else value for name, value in values.items()}
+
     return Source(
         given.rows.num_rows,
         in_order(given.rows, 0, SHUFFLE_ROWS),
-        workload.tensors,
+        tensors,
         lambda generator: workload.draw(given.spec, given.transform, generator),
         workload.partition(given.spec).sequence,
     )
@@ -149,7 +157,7 @@ def source(given: Sample) -> Source:
 def parted(given: Sample, layout: Layout, device: torch.device = CPU) -> Parted:
     workload = WORKLOADS[given.kind]
     torch.manual_seed(0)
-    model = workload.build(given.spec, given.transform).train()
+    model = workload.build(given.spec, given.transform).to(given.dtype).train()
     partition = workload.partition(given.spec)
     return part(model, layout, partition, lambda outputs, batch: workload.loss(given.spec, outputs, batch), device)
 
