@@ -3,13 +3,15 @@
     raw/ -> prepared/ -> plans/ -> checkpoints/ models/ -> feedback/ -> raw/      (quarantine/ beside them)
 
 A stage's output is a folder that exists for readers only once its `manifest.json` does; the manifest is
-written last. On a local disk the whole folder is renamed into place as well, so it never even shows half full.
+written last. On a local disk and on HDFS the whole folder is renamed into place as well, so it never even
+shows half full.
+
+A server that is away for a moment is waited for (`cluster.retrying`).
 """
 
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,15 +24,18 @@ from typing import Any
 from pyarrow import fs
 
 from cluster.errors import StorageError
+from cluster.hdfs import open_hdfs, rename, replace
+from cluster.retrying import patience, patient
 
 MANIFEST = "manifest.json"
 STAGED = ".staged"
 """On object storage, where nothing is renamed, the file that tells a folder in the making from any other."""
+CHECK_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One storage by its URI: a local path (`~` allowed), `file://` or `s3://bucket/prefix`.
+    """One storage by its URI: a local path (`~` allowed), `file://`, `s3://bucket/prefix` or `hdfs://host:port/folder`.
 
     Paths given to its methods are relative to that URI, with forward slashes.
     Pickles as the URI alone: each process builds its own filesystem, so no credential travels.
@@ -48,10 +53,10 @@ class Storage:
     @cached_property
     def _root(self) -> tuple[fs.FileSystem, str]:
         kind, separator, _ = self.uri.partition("://")
-        if separator and kind not in ("file", "s3"):
-            raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give a path or s3://")
+        if separator and kind not in ("file", "s3", "hdfs"):
+            raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give a path, s3:// or hdfs://")
         try:
-            filesystem, root = fs.FileSystem.from_uri(self.uri)
+            filesystem, root = open_hdfs(self.uri) if kind == "hdfs" else fs.FileSystem.from_uri(self.uri)
         except (OSError, ValueError) as error:
             raise StorageError(f"storage '{self.uri}' cannot be opened: {error}") from None
         return filesystem, root.rstrip("/")
@@ -66,6 +71,14 @@ class Storage:
         """Whether the storage is a folder of this machine."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
+    @property
+    def _is_hdfs(self) -> bool:
+        return isinstance(self.filesystem, fs.PyFileSystem)
+
+    @property
+    def _renames(self) -> bool:
+        return self.is_local or self._is_hdfs
+
     def path(self, relative: str) -> str:
         """The filesystem's own path of a relative one."""
         return f"{self._root[1]}/{relative}".rstrip("/")
@@ -74,19 +87,22 @@ class Storage:
         """Raise StorageError unless a small file can be written, read back and removed."""
         probe = f".write-check-{uuid.uuid4().hex}"
         try:
-            self.write(probe, b"ok")
-            if self.read(probe) != b"ok":
-                raise OSError("what was written does not read back")
-            self.filesystem.delete_file(self.path(probe))
+            with patience(CHECK_PATIENCE_S):
+                self.write(probe, b"ok")
+                if self.read(probe) != b"ok":
+                    raise OSError("what was written does not read back")
+                self.filesystem.delete_file(self.path(probe))
         except OSError as error:
             raise StorageError(
                 f"storage '{self.uri}' cannot be written: {error}. Give one that can: storage=PATH_OR_URI"
             ) from None
 
+    @patient
     def exists(self, relative: str) -> bool:
         """Whether there is a file or folder of this name."""
         return bool(self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound)
 
+    @patient
     def read(self, relative: str) -> bytes:
         """The bytes of a file.
 
@@ -98,12 +114,13 @@ class Storage:
 
     def write(self, relative: str, content: bytes) -> None:
         """Write a file so that it is durable on return, and a reader sees it whole or not at all."""
-        self._make_parent(relative)
-        if not self.is_local:
-            with self.filesystem.open_output_stream(self.path(relative)) as stream:
-                stream.write(content)
-            return
-        _write_durably(Path(self.path(relative)), content)
+        if self.is_local:
+            self._make_parent(relative)
+            _write_durably(Path(self.path(relative)), content)
+        elif self._is_hdfs:
+            replace(self.filesystem, self.path(self._write_staged(relative, content)), self.path(relative))
+        else:
+            self._put(relative, content)
 
     def create(self, relative: str, content: bytes) -> None:
         """Like `write`, but the file must be new: of several writers one wins.
@@ -114,6 +131,9 @@ class Storage:
         Raises:
             FileExistsError: another writer was first.
         """
+        if self._is_hdfs:
+            self._create_on_hdfs(relative, content)
+            return
         if not self.is_local:
             if self.exists(relative):
                 raise FileExistsError(relative)
@@ -127,6 +147,7 @@ class Storage:
         finally:
             os.unlink(self.path(staged))
 
+    @patient
     def files(self, relative: str) -> list[fs.FileInfo]:
         """The file, or every file below the folder, sorted by path; what is hidden or not yet whole is left out."""
         folder = self.path(relative)
@@ -137,6 +158,7 @@ class Storage:
         shown = (info for info in found if not _is_hidden(str(info.path).removeprefix(folder)))
         return sorted((info for info in shown if info.type == fs.FileType.File), key=lambda info: str(info.path))
 
+    @patient
     def folders(self, relative: str) -> list[str]:
         """The names of the published folders directly below `relative`, sorted."""
         found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True))
@@ -154,11 +176,10 @@ class Storage:
 
     def stage(self, folder: str) -> str:
         """An empty folder, unseen by readers, for any number of processes to fill and then to `commit` as `folder`."""
-        parent, _, name = folder.rpartition("/")
-        staged = f"{parent}/.{name}.{uuid.uuid4().hex}.incoming" if self.is_local else folder
+        staged = _hidden_beside(folder) if self._renames else folder
         self.remove(staged)  # on object storage: what a stage that died has left there
         self.filesystem.create_dir(self.path(staged), recursive=True)
-        if not self.is_local:
+        if not self._renames:
             self.write(f"{staged}/{STAGED}", b"")
         return staged
 
@@ -174,10 +195,10 @@ class Storage:
 
         A folder that is already published stays as it is: names are unique, or derived from what it was made of.
         """
-        if not self.is_local:
+        if not self._renames:
             self.remove(f"{staged}/{STAGED}")
         self.write(f"{staged}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-        if self.is_local:
+        if self._renames:
             self._rename(staged, folder)
 
     def publish(self, source: Path, folder: str, manifest: Mapping[str, Any]) -> None:
@@ -189,11 +210,13 @@ class Storage:
         self.upload(source, staged)
         self.commit(staged, folder, {**manifest, "files": files})
 
+    @patient
     def upload(self, source: Path, folder: str) -> None:
         """Copy the files of a local folder below `folder`."""
         self.filesystem.create_dir(self.path(folder), recursive=True)
         fs.copy_files(str(source), self.path(folder), fs.LocalFileSystem(), self.filesystem)
 
+    @patient
     def download(self, folder: str, target: Path) -> None:
         """Copy the files below `folder` into a local one."""
         target.mkdir(parents=True, exist_ok=True)
@@ -209,6 +232,7 @@ class Storage:
             self.download(folder, Path(scratch))
             yield Path(scratch)
 
+    @patient
     def remove(self, relative: str) -> None:
         """Remove a file or folder; on a folder the manifest goes first, so no reader finds it half removed."""
         info = self.filesystem.get_file_info(self.path(relative))
@@ -222,19 +246,42 @@ class Storage:
 
     def _is_staged(self, folder: str) -> bool:
         name = folder.rpartition("/")[2]
-        return _is_hidden(name) if self.is_local else self.exists(f"{folder}/{STAGED}")
+        return _is_hidden(name) if self._renames else self.exists(f"{folder}/{STAGED}")
 
     def _make_parent(self, relative: str) -> None:
         self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)
 
+    @patient
+    def _put(self, relative: str, content: bytes) -> None:
+        self._make_parent(relative)
+        with self.filesystem.open_output_stream(self.path(relative)) as stream:
+            stream.write(content)
+
+    def _write_staged(self, relative: str, content: bytes) -> str:
+        staged = _hidden_beside(relative)
+        self._put(staged, content)
+        return staged
+
+    def _create_on_hdfs(self, relative: str, content: bytes) -> None:
+        staged = self._write_staged(relative, content)
+        try:
+            rename(self.filesystem, self.path(staged), self.path(relative))
+        except FileExistsError:
+            self.remove(staged)
+            raise FileExistsError(relative) from None
+
     def _rename(self, source: str, target: str) -> None:
         try:
-            Path(self.path(source)).rename(self.path(target))
+            if self._is_hdfs:
+                rename(self.filesystem, self.path(source), self.path(target))
+            else:
+                Path(self.path(source)).rename(self.path(target))
         except OSError:
             if not self.is_published(target):
                 raise
-            shutil.rmtree(self.path(source))  # another writer of the same, equal folder was first
-        _sync_folder(Path(self.path(target)).parent)
+            self.remove(source)  # another writer of the same, equal folder was first
+        if self.is_local:
+            _sync_folder(Path(self.path(target)).parent)
 
 
 def sha256(path: Path) -> str:
@@ -259,6 +306,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _hidden_beside(path: str) -> str:
+    parent, slash, name = path.rpartition("/")
+    return f"{parent}{slash}.{name}.{uuid.uuid4().hex}.incoming"
 
 
 def _is_hidden(path: str) -> bool:

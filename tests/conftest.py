@@ -10,9 +10,10 @@ import pytest
 from cluster.head import start_head, stop_head
 from cluster.lifecycle import Cluster, connected
 from cluster.processes import dying_with_parent
+from tests.hdfs import hdfs
 from tests.s3 import s3
 
-__all__ = ["s3"]  # a fixture of all tests
+__all__ = ["hdfs", "s3"]  # fixtures of all tests
 
 NUM_CPUS = 6  # logical: layouts of four workers run on a machine with fewer
 
