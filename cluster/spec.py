@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -159,6 +159,8 @@ def _located(
             section, kinds = kinds[part], {}
             continue
         keys.append(part)
+        if part.isdecimal():  # of a list, whose kinds or section the next part speaks of
+            continue
         field = section.model_fields.get(part) if section else None
         owner, section, kinds = section, _spec_in(field.annotation) if field else None, _kinds_of(field)
     return keys, owner, kinds
@@ -166,9 +168,15 @@ def _located(
 
 def _kinds_of(field: FieldInfo | None) -> dict[str, type[Spec]]:
     """The classes that a section can be of, by the `kind` that a user gives."""
+    if field is None:
+        return {}
+    union = field.annotation
+    if get_origin(union) is tuple:
+        union, *marks = get_args(get_args(union)[0]) or (None,)
+        field = next((mark for mark in marks if isinstance(mark, FieldInfo)), None)
     if field is None or field.discriminator != "kind":
         return {}
-    classes = get_args(field.annotation)
+    classes = get_args(union)
     return {kind: spec for spec in classes for kind in get_args(spec.model_fields["kind"].annotation)}
 
 

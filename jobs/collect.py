@@ -25,9 +25,8 @@ from jobs.dataset import as_table, each
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
 from jobs.raw import RawBlock, read_blocks
-from jobs.spec import RingSpec
+from jobs.spec import RingSpec, event_columns
 from jobs.stage import main as stage_main
-from jobs.workloads import WORKLOADS
 
 EVENT_ID = "event_id"
 RECEIVED_AT = "received_at"
@@ -129,7 +128,7 @@ def _chunks(array: Any) -> list[pa.Array]:
 def _columns(spec: RingSpec) -> list[Column]:
     """What is kept of an event."""
     ours = [Column(name, "text") for name in (EVENT_ID, RECEIVED_AT)]
-    return ours + list(WORKLOADS[spec.workload.kind].event_columns(spec.workload))
+    return ours + list(event_columns(spec))
 
 
 def _raw_names(spec: RingSpec, columns: Sequence[Column]) -> list[str]:

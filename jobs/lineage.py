@@ -13,7 +13,7 @@ from typing import Any
 from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.revision import code_revision
-from jobs.spec import RingSpec, sections
+from jobs.spec import RingSpec, event_columns, item_columns, sections
 from jobs.workloads import WORKLOADS
 
 LONGEST_VALUE = 40
@@ -69,12 +69,14 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     ]
     workload = WORKLOADS[spec.workload.kind]
     wanted = {
-        "events": [asdict(column) for column in workload.event_columns(spec.workload)],
-        "items": [asdict(column) for column in workload.item_columns(spec.workload)],
+        "events": [asdict(column) for column in event_columns(spec)],
+        "items": [asdict(column) for column in item_columns(spec)],
         "steps": [step.settings() for step in workload.steps(spec.workload)],
         "workload": {key: getattr(spec.workload, key) for key in ("kind", *workload.unfolds_by)},
     }
-    return Inputs(_digest(files), {**sections(spec, "raw", "prepare"), **wanted}, code_revision("jobs.prepare"))
+    given = sections(spec, "raw", "prepare")
+    del given["prepare"]["in_process_bytes"]  # where the work is done changes no row
+    return Inputs(_digest(files), {**given, **wanted}, code_revision("jobs.prepare"))
 
 
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:

@@ -1,6 +1,7 @@
-"""prepare: raw rows -> checked, cleaned, split and transformed rows, with Ray Data.
+"""prepare: raw rows -> checked, cleaned, split and transformed rows, with Ray Data or, where they are few, without.
 
     python -m jobs.prepare jobs/specs/recommender.yaml
+    python -m jobs.prepare describe jobs/specs/recommender.yaml
 
 Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, and the rows that were
 refused to quarantine/<name>/<key>/.
@@ -8,6 +9,8 @@ refused to quarantine/<name>/<key>/.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +20,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
-from ray.data import Dataset
 
 from cluster.command import run as run_command
 from cluster.errors import DataError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
-from jobs.dataset import as_table, blocks_of, each, map_blocks
+from jobs.dataset import Blocks, ClusterBlocks, LocalBlocks
 from jobs.features.columns import REASON, Column, check_rows, rename
 from jobs.features.distinct import last_of_each
 from jobs.features.split import SPLIT, SPLITS, TrainRows, split_by_hash, split_by_time
+from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.lineage import Made, prepare_inputs, raw_files, why_new
-from jobs.prepared import read_train
+from jobs.prepared import read_train, read_transform
 from jobs.raw import RawBlock, check_headers, read_blocks
-from jobs.spec import RingSpec, SourceSpec
+from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transform_of
 from jobs.stage import main as stage_main
+from jobs.stage import spec_of
 from jobs.workloads import WORKLOADS, event_keys
 
 PARTITION_BYTES = 64 * 1024 * 1024
@@ -57,11 +60,12 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     tables = _tables(spec, storage, inputs.key)
     for table in tables.values():
         check_headers(storage, table.paths, table.columns)
-    with connected():
-        read = {name: _read(storage, table, spec) for name, table in tables.items()}
+    is_small = sum(_num_bytes(storage, source.path) for source in _sources(spec)) <= spec.prepare.in_process_bytes
+    with nullcontext() if is_small else connected():
+        read = {name: _read(storage, table, spec, is_small) for name, table in tables.items()}
         events, items = read["events"], read.get("items")
         staged = storage.stage(folder)
-        counts = _write(spec, storage, events.rows, as_table(items.rows) if items else pa.table({}), staged)
+        counts = _write(spec, storage, events.rows, items.rows.table() if items else pa.table({}), staged)
     manifest = {
         **inputs.as_manifest(),
         "created_at": datetime.now(UTC).isoformat(),
@@ -80,21 +84,33 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     folder = f"prepared/{spec.name}/{inputs.key}"
     if storage.is_published(folder):
         return f"prepare: skip, {folder} is there and unchanged"
-    sources = [source for source in (spec.raw.events, spec.raw.items) if source]
-    files = {source.path: raw_files(storage, source.path) for source in sources}
+    files = {source.path: raw_files(storage, source.path) for source in _sources(spec)}
     read = [f"  read {path}: {len(found)} files, {sum(f[1] for f in found):,} bytes" for path, found in files.items()]
     split = spec.prepare.split
     over = f"within each {split.within}" if split.within else "over all rows"
     how = f"time {over}" if split.by == "time" else f"a hash of {', '.join(event_keys(spec.workload))}"
+    scans = [
+        f"  scan {number} of the training rows fits {', '.join(map(_named, steps))}"
+        for number, steps in enumerate(transform_of(spec).scans, start=1)
+    ]
     return "\n".join(
         [
             f"prepare: run ({why_new(storage, f'prepared/{spec.name}', inputs)})",
             *read,
             f"  split by {how}: {1 - split.valid - split.test:.0%} train, {split.valid:.0%} valid, "
             f"{split.test:.0%} test; fit on train only",
+            *scans,
             f"  write {folder}",
         ]
     )
+
+
+def _sources(spec: RingSpec) -> list[SourceSpec]:
+    return [source for source in (spec.raw.events, spec.raw.items) if source]
+
+
+def _num_bytes(storage: Storage, path: str) -> int:
+    return sum(size for _, size, _ in raw_files(storage, path))
 
 
 @dataclass(frozen=True)
@@ -109,26 +125,24 @@ class _RawTable:
 
 @dataclass(frozen=True)
 class _Read:
-    rows: Dataset
+    rows: Blocks
     num_rows: int
     num_bad: int
 
 
 def _tables(spec: RingSpec, storage: Storage, key: str) -> dict[str, _RawTable]:
-    workload = WORKLOADS[spec.workload.kind]
-
     def table(name: str, source: SourceSpec, columns: tuple[Column, ...]) -> _RawTable:
         paths = tuple(path for path, size, _ in raw_files(storage, source.path) if size)
         quarantine = f"quarantine/{spec.name}/{key}/{name}"
         return _RawTable(source.path, paths, rename(columns, source.columns), quarantine)
 
-    tables = {"events": table("events", spec.raw.events, workload.event_columns(spec.workload))}
+    tables = {"events": table("events", spec.raw.events, event_columns(spec))}
     if spec.raw.items:
-        tables["items"] = table("items", spec.raw.items, workload.item_columns(spec.workload))
+        tables["items"] = table("items", spec.raw.items, item_columns(spec))
     return tables
 
 
-def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
+def _read(storage: Storage, table: _RawTable, spec: RingSpec, is_small: bool) -> _Read:
     """The good rows of a table; the bad ones are in quarantine.
 
     Raises:
@@ -141,8 +155,8 @@ def _read(storage: Storage, table: _RawTable, spec: RingSpec) -> _Read:
 
     print(f"prepare: reading {table.path}, {len(table.paths)} files", flush=True)
     storage.remove(table.quarantine)
-    rows = each(table.paths, read).materialize()
-    num_good = rows.count()
+    rows: Blocks = (LocalBlocks if is_small else ClusterBlocks).of_each(table.paths, read)
+    num_good = rows.num_rows
     num_bad, reasons = _quarantined(storage, table.quarantine)
     num_rows = num_good + num_bad
     if num_rows == 0:
@@ -183,20 +197,20 @@ def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
     return sum(counts), reasons
 
 
-def _write(spec: RingSpec, storage: Storage, events: Dataset, items: pa.Table, staged: str) -> dict[str, int]:
+def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, staged: str) -> dict[str, int]:
     """Clean, split, fit, transform and write; returns the rows of each split."""
     workload = WORKLOADS[spec.workload.kind]
-    print(f"prepare: splitting and transforming {events.count():,} rows", flush=True)
-    split = _split(events, spec).materialize()
-    transform = _fitted(split, Transform(workload.steps(spec.workload)))
-    reference = ray.put(transform)
+    print(f"prepare: splitting and transforming {events.num_rows:,} rows", flush=True)
+    split = _split(events, spec)
+    transform = _fitted(split, transform_of(spec))
 
-    def write_block(block: pa.Table) -> pa.Table:
-        rows = ray.get(reference).apply(block).sort_by([(name, "ascending") for name in workload.ties])
-        return pa.table({"split": SPLITS, "num_rows": [_write_split(storage, staged, rows, name) for name in SPLITS]})
+    def write_block(block: pa.Table, fitted: Transform) -> list[int]:
+        rows = fitted.prepare(block).sort_by([(name, "ascending") for name in workload.ties])
+        with ThreadPoolExecutor(len(SPLITS)) as threads:  # Arrow compresses without Python's lock
+            return list(threads.map(lambda name: _write_split(storage, staged, rows, name), SPLITS))
 
-    counts = map_blocks(split, write_block).take_all()
-    num_rows = {name: sum(row["num_rows"] for row in counts if row["split"] == name) for name in SPLITS}
+    counts = split.collect(write_block, transform)
+    num_rows = {name: sum(of_split) for name, of_split in zip(SPLITS, zip(*counts, strict=True), strict=True)}
     if not all(num_rows.values()):
         raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
     train = read_train(storage, staged, workload.ties)
@@ -207,7 +221,7 @@ def _write(spec: RingSpec, storage: Storage, events: Dataset, items: pa.Table, s
     return num_rows
 
 
-def _split(events: Dataset, spec: RingSpec) -> Dataset:
+def _split(events: Blocks, spec: RingSpec) -> Blocks:
     """Keep the latest of rows that say the same thing twice, mark each row's split, and make training rows of them."""
     workload, split, keys = WORKLOADS[spec.workload.kind], spec.prepare.split, event_keys(spec.workload)
 
@@ -215,27 +229,28 @@ def _split(events: Dataset, spec: RingSpec) -> Dataset:
         rows = last_of_each(block, keys, workload.time)
         if split.by == "hash":
             return workload.unfold(spec.workload, split_by_hash(rows, split, keys))
-        assert workload.time is not None
-        return workload.unfold(spec.workload, split_by_time(rows, split, workload.time, keys))
+        time = workload.time or split.column
+        assert time is not None  # load_ring has checked it
+        return workload.unfold(spec.workload, split_by_time(rows, split, time, keys))
 
     together = [split.within] if split.within else [*keys] if split.by == "hash" else None
-    if together is None:
-        parted = events.repartition(1)
-    else:
-        num_parts = max(1, -(-int(events.size_bytes()) // PARTITION_BYTES))
-        parted = events.repartition(num_parts, keys=together)
-    return map_blocks(parted, clean_and_split)
+    return events.together(together, PARTITION_BYTES).map(clean_and_split)
 
 
-def _fitted(split: Dataset, transform: Transform) -> Transform:
-    """Fit on the training rows, each block where it lies."""
+def _fitted(split: Blocks, transform: Transform) -> Transform:
+    """Fit on the training rows, each block where it lies, in as few scans as the steps allow."""
 
-    @ray.remote
-    def statistics(block: pa.Table) -> list[pa.Table]:
-        return transform.statistics(TrainRows.of(block))
+    def statistics(block: pa.Table, fitted_so_far: Transform, scan: int) -> list[pa.Table]:
+        return fitted_so_far.statistics(scan, TrainRows.of(block))
 
-    parts = ray.get([statistics.remote(block) for block in blocks_of(split)])
-    return transform.fitted(parts)
+    for scan, steps in enumerate(transform.scans, start=1):
+        print(f"prepare: scan {scan} of {len(transform.scans)} fits {', '.join(map(_named, steps))}", flush=True)
+        transform = transform.fitted(scan, split.collect(statistics, transform, scan))
+    return transform
+
+
+def _named(step: Step) -> str:
+    return f"{step.kind} of {', '.join(step.reads)}"
 
 
 def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> int:
@@ -261,8 +276,27 @@ def _summary(manifest: dict[str, Any]) -> str:
     return f"{rows}; {bad}"
 
 
+def describe(spec: RingSpec, storage: Storage) -> str:
+    """What each step does to a row, and what it learned from the training rows.
+
+    Raises:
+        DataError: the rows of this spec are not prepared yet.
+    """
+    folder = f"prepared/{spec.name}/{prepare_inputs(spec, storage).key}"
+    if not storage.is_published(folder):
+        raise DataError(
+            f"the rows of '{spec.name}' in '{storage.uri}' are not prepared as this spec says, so there is nothing "
+            "learned to describe; run python -m jobs.prepare SPEC first"
+        )
+    return f"{folder}\n{read_transform(storage, folder).told()}"
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run the stage from the command line."""
+    """Run the stage from the command line, or describe what it made."""
+    if arguments[:1] == ["describe"]:
+        spec = spec_of(describe.__doc__ or "", arguments[1:])
+        print(describe(spec, Storage(spec.storage)))
+        return 0
     return stage_main(__doc__ or "", run, plan, arguments)
 
 

@@ -10,7 +10,12 @@ from pydantic import Field, model_validator
 from cluster.errors import SpecError, nearest
 from cluster.layout import Layout
 from cluster.spec import Spec, load
-from jobs.features.split import SplitSpec
+from jobs.features.checks import CheckSpec, checked
+from jobs.features.columns import REASON, Column
+from jobs.features.split import SPLIT, SplitSpec
+from jobs.features.steps import StepSpec
+from jobs.features.transform import Transform
+from jobs.features.values import ColumnKind, is_one_kind
 from jobs.workloads import WORKLOADS, WorkloadSpec, event_keys
 
 
@@ -21,6 +26,8 @@ class SourceSpec(Spec):
     """Relative to the storage."""
     columns: dict[str, str] = {}
     """Our column name -> the name it has in the files, where they differ."""
+    checks: dict[str, CheckSpec] = {}
+    """Our column name -> what its values must be, besides what the workload says."""
 
 
 class RawSpec(Spec):
@@ -37,7 +44,11 @@ class PrepareSpec(Spec):
 
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
     """Share of rows that may go to quarantine before the stage refuses the data."""
+    in_process_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    """Raw files of so many bytes or fewer are prepared in one process, without a cluster, to the same rows."""
     split: SplitSpec = SplitSpec()
+    steps: tuple[StepSpec, ...] = ()
+    """Cleaning, scaling, encoding, in this order, before what the workload does itself; fitted on training rows."""
 
 
 class OptimizerSpec(Spec):
@@ -102,6 +113,9 @@ class RangeSpec(Spec):
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entrypoint of a submitted job."""
 
+RESERVED = frozenset({REASON, SPLIT})
+"""Columns that prepare makes."""
+
 Choices = list[bool | int | float | str]
 
 
@@ -158,7 +172,9 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
     spec = load(RingSpec, path, overrides)
     _check_storage(spec.storage)
     _check_items(spec)
+    item_columns(spec)  # says what is wrong with a check
     _check_split(spec)
+    _check_steps(spec)
     settled = [override.partition("=")[0] for override in overrides]
     space = {
         key: values
@@ -193,15 +209,80 @@ def _check_items(spec: RingSpec) -> None:
 
 def _check_split(spec: RingSpec) -> None:
     split, kind, keys = spec.prepare.split, spec.workload.kind, event_keys(spec.workload)
-    if split.by == "time" and WORKLOADS[kind].time is None:
+    own = WORKLOADS[kind].time
+    if split.by == "time" and own is None and split.column is None:
         raise SpecError(
             f"prepare.split.by=time: the {kind} workload reads no time that could order its rows; "
+            "name a column that does in prepare.split.column, or "
             f"give prepare.split.by=hash, which splits them by {', '.join(keys)}"
+        )
+    if split.column is not None and own is not None:
+        raise SpecError(
+            f"prepare.split.column={split.column}: the {kind} workload is split by its own '{own}'; leave column out, "
+            f"or say which column is meant by that: raw.events.columns.{own}={split.column}"
         )
     if split.within is not None and split.within not in keys:
         raise SpecError(
             f"prepare.split.within: '{split.within}' does not part the events. {nearest(split.within, keys)}"
         )
+
+
+def event_columns(spec: RingSpec) -> tuple[Column, ...]:
+    """What a raw event must hold: what the steps and the workload read and no step before makes.
+
+    Raises:
+        SpecError: a check is of another column, or of the wrong kind.
+    """
+    made: set[str] = set()
+    read: dict[str, ColumnKind] = {}
+    for step in spec.prepare.steps:
+        read |= {name: kind for name, kind in step.reads.items() if name not in made | set(read)}
+        made |= set(step.makes)
+    if spec.prepare.split.column:
+        read.setdefault(spec.prepare.split.column, "time")
+    own = {column.name: column for column in WORKLOADS[spec.workload.kind].event_columns(spec.workload)}
+    replaced = {
+        name for name, kind in read.items() if name in made and name in own and not is_one_kind(kind, own[name].kind)
+    }
+    kept = [column for name, column in own.items() if name not in replaced and (name in read or name not in made)]
+    added = [Column(name, kind, nullable=True) for name, kind in read.items() if name not in own or name in replaced]
+    return checked((*kept, *added), spec.raw.events.checks, "raw.events")
+
+
+def item_columns(spec: RingSpec) -> tuple[Column, ...]:
+    """What a raw item must hold; none where there are no items.
+
+    Raises:
+        SpecError: see `event_columns`.
+    """
+    columns = WORKLOADS[spec.workload.kind].item_columns(spec.workload)
+    return checked(columns, spec.raw.items.checks, "raw.items") if spec.raw.items else columns
+
+
+def transform_of(spec: RingSpec) -> Transform:
+    """The unfitted steps of the spec, then those of the workload."""
+    return Transform((*spec.prepare.steps, *WORKLOADS[spec.workload.kind].steps(spec.workload)))
+
+
+def _check_steps(spec: RingSpec) -> None:
+    """Every column must come to a step and to the workload in the kind that it takes."""
+    keys = event_keys(spec.workload)
+    kinds = {column.name: column.kind for column in event_columns(spec)}
+    for number, step in enumerate(spec.prepare.steps):
+        where = f"prepare.steps.{number} ({step.kind})"
+        for name, kind in step.reads.items():
+            if not is_one_kind(kinds[name], kind):
+                raise SpecError(f"{where} reads '{name}' as {kind}, but there it is of kind {kinds[name]}")
+        for name in step.makes:
+            if name in keys or name in RESERVED:
+                raise SpecError(f"{where} makes '{name}', a name that prepare needs itself; give another output")
+        kinds |= step.makes
+    for column in WORKLOADS[spec.workload.kind].event_columns(spec.workload):
+        if not is_one_kind(kinds[column.name], column.kind):
+            raise SpecError(
+                f"the {spec.workload.kind} workload reads '{column.name}' as {column.kind}, but prepare.steps make it "
+                f"of kind {kinds[column.name]}; give that step another output, or name the column where it fits"
+            )
 
 
 def sections(spec: RingSpec, *names: str) -> dict[str, Any]:

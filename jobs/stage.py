@@ -13,9 +13,7 @@ Plan = Callable[[RingSpec, Storage], str]
 
 def main(description: str, run: Stage, plan: Plan, arguments: Sequence[str]) -> int:
     """Load the spec, then run the stage, or with --plan say what it would do."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("spec", metavar="SPEC", help="the workload's YAML, for example jobs/specs/recommender.yaml")
-    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces one value of the spec")
+    parser = _parser(description)
     parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
     given = parser.parse_intermixed_args(arguments)
     spec = load_ring(given.spec, given.overrides)
@@ -26,6 +24,19 @@ def main(description: str, run: Stage, plan: Plan, arguments: Sequence[str]) -> 
     storage.check_writable()
     print(describe(run(spec, storage)))
     return 0
+
+
+def spec_of(description: str, arguments: Sequence[str]) -> RingSpec:
+    """The spec that a command line names, with its overrides, where it takes nothing else."""
+    given = _parser(description).parse_intermixed_args(arguments)
+    return load_ring(given.spec, given.overrides)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("spec", metavar="SPEC", help="the workload's YAML, for example jobs/specs/recommender.yaml")
+    parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces one value of the spec")
+    return parser
 
 
 def describe(made: Made) -> str:

@@ -127,7 +127,7 @@ class Recommendations:
                 )
 
     def _index(self, column: str, value: str) -> int:
-        return int(self._content.transform.step(column).apply_row({f"{column}_id": value}))
+        return int(self._content.transform.step(column).apply_row({f"{column}_id": value})[column])
 
     def _reasons(self, user_id: str, items: list[int]) -> list[str]:
         user = self._index("user", user_id)

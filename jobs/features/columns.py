@@ -16,8 +16,9 @@ REASON = "reason"
 class Column:
     """One column by its name in Rayline and in the files.
 
-    Kinds: `id` an opaque string; `number`; `time` in seconds since 1970, fractions dropped; `text`; `labels` a list,
-    in text written as "a|b|c"; `numbers` a list in single precision, in text written as "1|2|3".
+    Kinds: `id` an opaque string; `number`; `time` in seconds since 1970, fractions dropped, in text also ISO 8601;
+    `text`; `labels` a list, in text written as "a|b|c"; `numbers` a list in single precision, in text written as
+    "1|2|3".
     """
 
     name: str
@@ -30,6 +31,8 @@ class Column:
     high: float | None = None
     length: int | None = None
     """How many entries a list must have."""
+    pattern: str | None = None
+    """A regular expression (of RE2) that must match all of a text."""
 
     @property
     def in_files(self) -> str:
@@ -87,7 +90,7 @@ def check_rows(raw: pa.Table, columns: Sequence[Column]) -> pa.Table:
 _RULES: dict[ColumnKind, str] = {
     "id": "identifier",
     "number": "number",
-    "time": "number of seconds",
+    "time": "number of seconds or ISO 8601 time",
     "text": "text",
     "labels": "list of labels",
     "numbers": "list of numbers",
@@ -107,6 +110,9 @@ def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple
         yield pc.less(values, column.low), f"is below {column.low:g}"
     if column.high is not None:
         yield pc.greater(values, column.high), f"is above {column.high:g}"
+    if column.pattern is not None:
+        matches = pc.match_substring_regex(values, f"^(?:{column.pattern})$")
+        yield pc.invert(matches), f"does not match '{column.pattern}'"
     if column.length is not None:
         lengths = pc.list_value_length(values)
         said = pc.binary_join_element_wise("has", lengths.cast(pa.string()), f"entries, not {column.length}", " ")

@@ -1,6 +1,5 @@
 """Which rows train, validate and test: by time, over all rows or within each key, or by a hash of the row's key."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cluster.spec import Spec
+from jobs.features.row_hash import as_shares, row_hashes
 
 SPLITS = ("train", "valid", "test")
 SPLIT = "split"
@@ -22,6 +22,8 @@ class SplitSpec(Spec):
     """By hash a row stays in its split for good, whatever rows are added; for rows that no time orders."""
     valid: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
+    column: str | None = None
+    """The column of times that orders the rows, of a workload that has none of its own."""
     within: str | None = None
     """A column: each of its values is split by time on its own, so that every user is seen in training.
     Without it, one moment in time parts all rows."""
@@ -30,6 +32,8 @@ class SplitSpec(Spec):
     def _leaves_a_rest(self) -> "SplitSpec":
         if self.valid + self.test >= 1:
             raise ValueError(f"valid + test = {self.valid + self.test:g} leaves nothing to train on; keep it below 1")
+        if self.by == "hash" and self.column is not None:
+            raise ValueError(f"column='{self.column}' orders rows by time; leave it out where by=hash")
         if self.by == "hash" and self.within is not None:
             raise ValueError(f"within='{self.within}' orders a column's rows by time; leave it out where by=hash")
         return self
@@ -70,20 +74,13 @@ def split_by_hash(table: pa.Table, spec: SplitSpec, keys: tuple[str, ...]) -> pa
 
     So rows with the same keys share a split, and the shares are those of the spec within statistical error.
     """
-    spelt = zip(*(table.column(key).to_pylist() for key in keys), strict=True)
-    return _split(table, spec, np.array([_hashed(values) for values in spelt], np.float64))
+    return _split(table, spec, as_shares(row_hashes([table.column(key) for key in keys])))
 
 
 def _split(table: pa.Table, spec: SplitSpec, share: np.ndarray) -> pa.Table:
     """Add the column `split` by a number from 0 to 1 for each row."""
-    names = np.select([share < 1 - spec.valid - spec.test, share < 1 - spec.test], SPLITS[:2], SPLITS[2])
-    return table.append_column(SPLIT, pa.array(names.tolist(), pa.string()))
-
-
-def _hashed(values: tuple[object, ...]) -> float:
-    """A number from 0 to 1 that stands for these values on every machine."""
-    digest = hashlib.blake2b("\0".join(map(str, values)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    places = np.searchsorted([1 - spec.valid - spec.test, 1 - spec.test], share, side="right")
+    return table.append_column(SPLIT, pa.array(SPLITS, pa.string()).take(pa.array(places)))
 
 
 def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:

@@ -16,12 +16,23 @@ ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "labels": pa.list_(pa.string()),
     "numbers": pa.list_(pa.float32()),
 }
+TEXT: frozenset[ColumnKind] = frozenset({"id", "text"})
+"""Kinds that hold text."""
 NUM_SHOWN = 80
 """Characters of a value that a message quotes."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_DATE = (
+    r"^(?P<date>\d{4}-\d{2}-\d{2})(?:[T ](?P<clock>\d{2}:\d{2})(?P<seconds>:[0-5]\d)?(?:\.\d+)?"
+    r"(?:Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)?)?$"
+)
 _WHOLE = r"^[+-]?\d{1,18}$"
 _TOO_LARGE = 1e18
 """Whole numbers from here on are no moments; floats hold them only roughly."""
+
+
+def is_one_kind(given: ColumnKind, wanted: ColumnKind) -> bool:
+    """Whether what is of one kind can be taken as the other."""
+    return given == wanted or {given, wanted} <= TEXT
 
 
 def plain(column: pa.ChunkedArray) -> pa.Array:
@@ -144,7 +155,27 @@ def _seconds(given: pa.Array) -> pa.Array:
 
 def _seconds_of_text(text: pa.Array) -> pa.Array:
     whole = pc.replace_substring_regex(_only(text, _WHOLE), r"^\+", "").cast(pa.int64())
-    return pc.coalesce(whole, _seconds(_numbers_of_text(text)))
+    return pc.coalesce(whole, _seconds(_numbers_of_text(text)), _seconds_of_dates(text))
+
+
+def _seconds_of_dates(text: pa.Array) -> pa.Array:
+    """Of ISO 8601, such as 2013-01-31, 2013-01-31 10:00 and 2013-01-31T10:00:00.5+02:00; without an offset in UTC."""
+    parts = pc.extract_regex(text, _DATE)
+    if parts.null_count == len(parts):
+        return pa.nulls(len(text), pa.int64())
+    field = {name: pc.struct_field(parts, name) for name in ("date", "clock", "seconds", "sign", "hours", "minutes")}
+    clock = pc.if_else(pc.equal(field["clock"], ""), "00:00", field["clock"])
+    seconds = pc.if_else(pc.equal(field["seconds"], ""), ":00", field["seconds"])
+    spelt = pc.binary_join_element_wise(field["date"], pc.binary_join_element_wise(clock, seconds, ""), " ")
+    moment = pc.strptime(spelt, format="%Y-%m-%d %H:%M:%S", unit="s", error_is_null=True)
+    is_a_day = pc.equal(pc.strftime(moment, format="%Y-%m-%d"), field["date"])  # February has no 30th to roll over from
+    offset = pc.add(pc.multiply(_whole_or_0(field["hours"]), 3600), pc.multiply(_whole_or_0(field["minutes"]), 60))
+    shifted = pc.add(moment.cast(pa.int64()), pc.if_else(pc.equal(field["sign"], "-"), offset, pc.negate(offset)))
+    return pc.if_else(is_a_day, shifted, pa.scalar(None, pa.int64()))
+
+
+def _whole_or_0(text: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(text, ""), "0", text).cast(pa.int64())
 
 
 def _labels(given: pa.Array) -> pa.Array:

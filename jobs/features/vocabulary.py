@@ -1,74 +1,93 @@
 """Vocabulary: a category's value to a small whole number, learned from the training rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from jobs.features.split import TrainRows
+from jobs.features.step import Step, put
+from jobs.features.values import ColumnKind
 
 UNKNOWN = 0
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """`column` -> `output`: 1 for the most frequent value, 2 for the next, 0 for one that training did not show."""
+class Vocabulary(Step):
+    """1 for the most frequent value, 2 for the next, 0 for one that training did not show."""
 
-    kind: ClassVar[str] = "vocabulary"
-
+    kind: Literal["vocabulary"] = "vocabulary"
     column: str
     output: str
-    min_count: int = 1
+    min_count: int = Field(1, ge=1)
     """Rarer values count as unknown."""
-    values: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
-    """What index 1, 2, ... stand for; empty until fitted."""
+
+    @property
+    def reads(self) -> dict[str, ColumnKind]:
+        """The category."""
+        return {self.column: "text"}
+
+    @property
+    def makes(self) -> dict[str, ColumnKind]:
+        """Its index."""
+        return {self.output: "number"}
 
     def statistics(self, train: TrainRows) -> pa.Table:
         """Counts of each value: `value`, `count`."""
-        counts = pc.value_counts(train.table.column(self.column).combine_chunks())
-        return pa.table({"value": counts.field("values"), "count": counts.field("counts")})
+        return count_values(train.table.column(self.column))
 
     def merge(self, parts: Sequence[pa.Table]) -> pa.Table:
-        """The counts of several parts as one; in any order, any grouping."""
-        summed = pa.concat_tables(parts).group_by("value").aggregate([("count", "sum")])
-        return summed.rename_columns({"count_sum": "count"})
+        """The counts of several parts as one."""
+        return merge_value_counts(parts)
 
     def fitted(self, statistics: pa.Table) -> "Vocabulary":
         """The vocabulary of these counts: by falling count, equal counts by value."""
-        kept = statistics.filter(pc.greater_equal(statistics.column("count"), self.min_count)).drop_null()
-        ordered = kept.sort_by([("count", "descending"), ("value", "ascending")]).column("value").combine_chunks()
-        return self.with_state(pa.table({"value": ordered}))
+        return self.with_state(by_frequency(statistics, self.min_count).select(["value"]))
 
     def apply(self, table: pa.Table) -> pa.Table:
-        """Append `output`, int32."""
+        """int32."""
         found = pc.index_in(table.column(self.column), self.values)
-        return table.append_column(self.output, pc.add(pc.fill_null(found, -1), 1).cast(pa.int32()))
+        return put(table, self.output, pc.add(pc.fill_null(found, -1), 1).cast(pa.int32()))
 
-    def apply_row(self, row: Mapping[str, Any]) -> int:
-        """The `output` of one row."""
-        return self._indices.get(row[self.column], UNKNOWN)
+    def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The index."""
+        return {self.output: self._indices.get(row[self.column], UNKNOWN)}
+
+    def told(self) -> str:
+        """How many values, and the most frequent ones."""
+        first = ", ".join(self.values.slice(0, 5).to_pylist())
+        return f"{self.column}: {len(self.values):,} values, the most frequent: {first}"
+
+    @property
+    def values(self) -> pa.Array:
+        """What index 1, 2, ... stand for; empty until fitted."""
+        return self.state().column("value").combine_chunks() if self.state().num_columns else pa.array([], pa.string())
 
     @property
     def size(self) -> int:
         """How many indices there are, the unknown one included."""
         return len(self.values) + 1
 
-    def settings(self) -> dict[str, Any]:
-        """What the constructor takes besides the fitted state."""
-        return {"column": self.column, "output": self.output, "min_count": self.min_count}
-
-    def state(self) -> pa.Table:
-        """What was fitted, for `with_state`."""
-        return pa.table({"value": self.values})
-
-    def with_state(self, state: pa.Table) -> "Vocabulary":
-        """This vocabulary with what was fitted before."""
-        values = state.column("value").combine_chunks()
-        return Vocabulary(self.column, self.output, self.min_count, values)
-
     @cached_property
     def _indices(self) -> dict[str, int]:
         return {value: index for index, value in enumerate(self.values.to_pylist(), start=1)}
+
+
+def count_values(column: pa.ChunkedArray) -> pa.Table:
+    """How often each value is there: `value` string, null among them, and `count`."""
+    found = pc.value_counts(column.combine_chunks())
+    return pa.table({"value": found.field("values").cast(pa.string()), "count": found.field("counts")})
+
+
+def merge_value_counts(parts: Sequence[pa.Table]) -> pa.Table:
+    """The counts of several parts as one; in any order, any grouping."""
+    summed = pa.concat_tables(parts).group_by("value").aggregate([("count", "sum")])
+    return summed.rename_columns({"count_sum": "count"})
+
+
+def by_frequency(statistics: pa.Table, min_count: int = 1) -> pa.Table:
+    """What was counted at least so often, without null: by falling count, equal counts by value."""
+    kept = statistics.filter(pc.greater_equal(statistics.column("count"), min_count)).drop_null()
+    return kept.sort_by([("count", "descending"), ("value", "ascending")])

@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
-from jobs.features.transform import Step, Transform
+from jobs.features.step import Step
+from jobs.features.transform import Transform
 from jobs.workloads import language, recommender, tabular, vision
 from jobs.workloads.chain import Batch
 from jobs.workloads.language import LanguageSpec

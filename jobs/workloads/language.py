@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from cluster.errors import DataError
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
-from jobs.features.transform import Step, Transform
+from jobs.features.step import Step
+from jobs.features.transform import Transform
 from jobs.workloads import byte_models
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import Partition, TensorRole

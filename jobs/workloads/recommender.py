@@ -20,7 +20,8 @@ from cluster.errors import DataError
 from cluster.spec import Spec
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
-from jobs.features.transform import Step, Transform
+from jobs.features.step import Step
+from jobs.features.transform import Transform
 from jobs.features.vocabulary import UNKNOWN, Vocabulary
 from jobs.workloads.chain import Batch
 from jobs.workloads.dropout import RowDropout
@@ -90,7 +91,7 @@ def unfold(spec: RecommenderSpec, events: pa.Table) -> pa.Table:
 
 def steps(spec: RecommenderSpec) -> tuple[Step, ...]:
     """Users and items of the training rows get an index each."""
-    return Vocabulary("user_id", "user"), Vocabulary("item_id", "item")
+    return Vocabulary(column="user_id", output="user"), Vocabulary(column="item_id", output="item")
 
 
 def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
@@ -271,7 +272,7 @@ def recommend(
 
     An unknown user gets what users want in general. Items of the user's history and of `exclude` are left out.
     """
-    user = torch.tensor([transform.step("user").apply_row({"user_id": user_id})])
+    user = torch.tensor([transform.step("user").apply_row({"user_id": user_id})["user"]])
     left_out = torch.cat([*_histories(transform, user), torch.tensor(exclude, dtype=torch.int64)])
     scores = model.scores(user)
     top = top_items(scores, [left_out], min(k, scores.shape[1]))[0].tolist()

@@ -17,7 +17,9 @@ from cluster.spec import Spec
 from jobs.features.columns import REASON, Column
 from jobs.features.scaling import Scaling
 from jobs.features.split import SPLIT, TrainRows
-from jobs.features.transform import Step, Transform
+from jobs.features.step import Step
+from jobs.features.transform import Transform
+from jobs.features.vector import Vector
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads import classification
 from jobs.workloads.chain import Batch, Chain
@@ -25,7 +27,7 @@ from jobs.workloads.dropout import RowDropout
 from jobs.workloads.partition import Partition
 
 ID = "id"
-NUMBER, CATEGORY = "number:", "category:"
+NUMBER, CATEGORY, VECTOR = "number:", "category:", "vector:"
 """What the names of the columns begin with that the model sees."""
 RESERVED = (ID, REASON, SPLIT, classification.CLASS, classification.PREDICTED, classification.PROBABILITIES)
 """Columns that are added to those of the table."""
@@ -48,6 +50,8 @@ class TabularSpec(Spec):
     """Columns of numbers; a cell may be empty."""
     categorical: tuple[str, ...] = ()
     """Columns of categories; a cell may be empty."""
+    vectors: tuple[str, ...] = ()
+    """Columns of lists of numbers, all of one length, such as steps of `prepare` make; taken as they are."""
     hidden_dim: int = Field(64, ge=1)
     feed_forward_dim: int = Field(128, ge=1)
     """Inside each block."""
@@ -56,13 +60,15 @@ class TabularSpec(Spec):
 
     @model_validator(mode="after")
     def _names_columns(self) -> "TabularSpec":
-        names = [self.label, *self.numeric, *self.categorical]
+        names = [self.label, *self.numeric, *self.categorical, *self.vectors]
         if len(names) == 1:
-            raise ValueError("numeric and categorical name no column to predict from; give one")
+            raise ValueError("numeric, categorical and vectors name no column to predict from; give one")
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"column '{name}' is named {names.count(name)} times in label, numeric, categorical")
-            if name in RESERVED or name.startswith((NUMBER, CATEGORY)):
+                raise ValueError(
+                    f"column '{name}' is named {names.count(name)} times in label, numeric, categorical, vectors"
+                )
+            if name in RESERVED or name.startswith((NUMBER, CATEGORY, VECTOR)):
                 raise ValueError(
                     f"a column '{name}' would meet one that prepare makes; give it another name here, and the one it "
                     f"has in the files as raw.events.columns: {{NAME: {name}}}"
@@ -76,6 +82,7 @@ def event_columns(spec: TabularSpec) -> tuple[Column, ...]:
         Column(ID, "id"),
         *(Column(name, "number", nullable=True) for name in spec.numeric),
         *(Column(name, "text", nullable=True) for name in spec.categorical),
+        *(Column(name, "numbers", nullable=True) for name in spec.vectors),
         Column(spec.label, "id"),
     )
 
@@ -93,9 +100,10 @@ def unfold(spec: TabularSpec, events: pa.Table) -> pa.Table:
 def steps(spec: TabularSpec) -> tuple[Step, ...]:
     """Numbers are scaled; categories and labels of the training rows get an index each."""
     return (
-        *(Scaling(name, NUMBER + name) for name in spec.numeric),
-        *(Vocabulary(name, CATEGORY + name) for name in spec.categorical),
-        Vocabulary(spec.label, classification.CLASS),
+        *(Scaling(column=name, output=NUMBER + name) for name in spec.numeric),
+        *(Vocabulary(column=name, output=CATEGORY + name) for name in spec.categorical),
+        *(Vector(column=name, output=VECTOR + name) for name in spec.vectors),
+        Vocabulary(column=spec.label, output=classification.CLASS),
     )
 
 
@@ -105,16 +113,18 @@ def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str
 
 
 class Embedding(nn.Module):
-    """Numbers, and which of them are missing, through a matrix; categories by a vector each; all added up."""
+    """Numbers, which of them are missing, and vectors through a matrix; categories by a vector each; all added up."""
 
     starts: Tensor
 
-    def __init__(self, num_numbers: int, sizes: list[int], hidden_dim: int) -> None:
+    def __init__(self, num_numbers: int, length: int, sizes: list[int], hidden_dim: int) -> None:
         """Args:
+        length: entries of all vectors together.
         sizes: how many indices each column of categories has, index 0 for what is missing or unknown.
         """
         super().__init__()
-        self.numbers = nn.Linear(2 * num_numbers, hidden_dim) if num_numbers else None
+        num_inputs = 2 * num_numbers + length
+        self.numbers = nn.Linear(num_inputs, hidden_dim) if num_inputs else None
         self.categories = nn.Embedding(sum(sizes), hidden_dim) if sizes else None
         starts = torch.tensor([sum(sizes[:place]) for place in range(len(sizes))], dtype=torch.int64)
         self.register_buffer("starts", starts, persistent=False)
@@ -124,10 +134,11 @@ class Embedding(nn.Module):
                 self.categories.weight[starts] = 0
 
     def forward(self, hidden: None, batch: Batch) -> Tensor:
-        """`numbers` and `is_missing` [rows, numbers] float32, `categories` [rows, categories] int64."""
+        """`numbers` and `is_missing` [rows, numbers] and `vectors` [rows, entries] float32, `categories`
+        [rows, categories] int64."""
         parts = []
         if self.numbers:
-            parts.append(self.numbers(torch.cat([batch["numbers"], batch["is_missing"]], dim=1)))
+            parts.append(self.numbers(torch.cat([batch["numbers"], batch["is_missing"], batch["vectors"]], dim=1)))
         if self.categories:
             parts.append(self.categories(batch["categories"] + self.starts).sum(1))
         return torch.stack(parts).sum(0)
@@ -186,14 +197,15 @@ def partition(spec: TabularSpec) -> Partition:
 
 def build(spec: TabularSpec, transform: Transform) -> Chain:
     """The untrained model of these fitted features."""
-    sizes = [step.size for step in transform.steps if isinstance(step, Vocabulary) and step.column in spec.categorical]
+    sizes = [_size(transform, CATEGORY + name) for name in spec.categorical]
+    length = sum(_size(transform, VECTOR + name) for name in spec.vectors)
     blocks = {
         f"layer{number}": Block(spec.hidden_dim, spec.feed_forward_dim, spec.dropout, salt=number)
         for number in range(spec.num_layers)
     }
     return Chain(
         {
-            "embedding": Embedding(len(spec.numeric), sizes, spec.hidden_dim),
+            "embedding": Embedding(len(spec.numeric), length, sizes, spec.hidden_dim),
             **blocks,
             "head": Head(spec.hidden_dim, len(classification.labels(transform))),
         }
@@ -201,7 +213,8 @@ def build(spec: TabularSpec, transform: Transform) -> Chain:
 
 
 def tensors(rows: pa.Table) -> Batch:
-    """`numbers`, `is_missing` [rows, numbers] float32, `categories` [rows, categories] and `class` [rows] int64.
+    """`numbers`, `is_missing` [rows, numbers], `vectors` [rows, entries] float32, `categories` [rows, categories] and
+    `class` [rows] int64.
 
     A missing number is 0, the mean, with a 1 in `is_missing`; a class that training did not show is -1.
     """
@@ -209,6 +222,7 @@ def tensors(rows: pa.Table) -> Batch:
     return {
         "numbers": torch.from_numpy(np.nan_to_num(numbers)),
         "is_missing": torch.from_numpy(np.isnan(numbers).astype(np.float32)),
+        "vectors": torch.from_numpy(_vectors(rows)),
         "categories": torch.from_numpy(_matrix(rows, CATEGORY, np.int64)),
         "class": classification.classes(rows),
     }
@@ -238,7 +252,23 @@ def golden(spec: TabularSpec, model: nn.Module, transform: Transform, rows: pa.T
     """Some rows as they were read, with `predicted` and `probabilities`."""
     rows = rows.slice(0, NUM_GOLDEN_ROWS)
     given = classification.probabilities(model, tensors(rows))
-    return classification.golden(transform, rows.select([ID, *spec.numeric, *spec.categorical]), given)
+    made = ((NUMBER, spec.numeric), (CATEGORY, spec.categorical), (VECTOR, spec.vectors))
+    read = transform.only(prefix + name for prefix, names in made for name in names).raw(rows)
+    return classification.golden(transform, read.add_column(0, ID, rows.column(ID)), given)
+
+
+def _size(transform: Transform, name: str) -> int:
+    """How many indices a category has, or entries a vector."""
+    step = transform.step(name)
+    assert isinstance(step, Vocabulary | Vector)
+    return step.size
+
+
+def _vectors(rows: pa.Table) -> np.ndarray:
+    """The lists of all columns of lists side by side [rows, entries], float32."""
+    lists = [rows.column(name).combine_chunks() for name in rows.column_names if name.startswith(VECTOR)]
+    parts = [column.flatten().to_numpy().reshape(rows.num_rows, -1) for column in lists]
+    return np.concatenate([np.empty((rows.num_rows, 0), np.float32), *parts], axis=1)
 
 
 def _matrix(rows: pa.Table, prefix: str, dtype: type[np.generic]) -> np.ndarray:

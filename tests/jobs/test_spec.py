@@ -5,7 +5,7 @@ import pytest
 
 from cluster.errors import SpecError
 from cluster.spec import dump, parse, with_values
-from jobs.spec import RangeSpec, RingSpec, load_ring, sections
+from jobs.spec import RangeSpec, RingSpec, event_columns, load_ring, sections
 
 SHIPPED = Path(__file__).parents[2] / "jobs/specs/recommender.yaml"
 SMALLEST = """
@@ -147,8 +147,8 @@ def test_sections_are_plain_data_of_the_named_parts_only(tmp_path: Path) -> None
     spec = load_ring(written(tmp_path), ["prepare.split.within=user_id"])
     part = sections(spec, "raw", "prepare")
     assert list(part) == ["raw", "prepare"]
-    assert part["prepare"]["split"] == {"by": "time", "valid": 0.1, "test": 0.1, "within": "user_id"}
-    assert part["raw"]["events"] == {"path": "raw/ratings", "columns": {}}
+    assert part["prepare"]["split"] == {"by": "time", "valid": 0.1, "test": 0.1, "column": None, "within": "user_id"}
+    assert part["raw"]["events"] == {"path": "raw/ratings", "columns": {}, "checks": {}}
 
 
 def test_a_section_does_not_change_with_another(tmp_path: Path) -> None:
@@ -203,3 +203,62 @@ def test_a_submitted_job_needs_a_storage_that_outlives_it(monkeypatch: pytest.Mo
         load_ring(SHIPPED, ["storage=data"])
     for lasting in ("/data", "~/data", "s3://bucket/data"):
         assert load_ring(SHIPPED, [f"storage={lasting}"]).storage == lasting
+
+
+TABLE = """
+name: table
+raw: {events: {path: raw, checks: {delay: {required: true, high: 600}}}}
+prepare: {split: {by: time, column: hour}, steps: [{kind: scaling, column: delay, output: wait}]}
+workload: {kind: tabular, label: late, numeric: [wait, age], categorical: [place]}
+train: {early_stopping: {metric: log_loss, mode: min}}
+"""
+
+
+def table(tmp_path: Path, *overrides: str) -> RingSpec:
+    (tmp_path / "table.yaml").write_text(TABLE)
+    return load_ring(tmp_path / "table.yaml", overrides)
+
+
+def test_raw_events_hold_what_steps_and_workload_read_and_no_step_makes(tmp_path: Path) -> None:
+    columns = {column.name: column for column in event_columns(table(tmp_path))}
+    assert {name: column.kind for name, column in columns.items()} == {
+        "id": "id",
+        "age": "number",
+        "place": "text",
+        "late": "id",
+        "delay": "number",
+        "hour": "time",
+    }
+    assert (columns["delay"].nullable, columns["delay"].high) == (False, 600)
+    assert columns["hour"].nullable
+
+
+def test_a_column_that_a_step_replaces_is_read_as_that_step_takes_it(tmp_path: Path) -> None:
+    steps = "{kind: scaling, column: delay, output: wait}, {kind: vocabulary, column: age, output: age}"
+    kinds = {column.name: column.kind for column in event_columns(table(tmp_path, f"prepare.steps=[{steps}]"))}
+    assert kinds["age"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prepare.steps=[{kind: scaling, column: late, output: x}]", "reads 'late' as number, but there it is of kind"),
+        ("prepare.steps=[{kind: scaling, column: place}]", "reads 'place' as text, but prepare.steps make it of kind"),
+        ("prepare.steps=[{kind: vocabulary, column: x, output: place}]", "reads 'place' as text, but prepare.steps"),
+        ("prepare.steps=[{kind: scaling, column: delay, output: id}]", "makes 'id', a name that prepare needs itself"),
+        ("prepare.steps=[{kind: scaling, column: delay, output: split}]", "makes 'split', a name that prepare needs"),
+        ("prepare.steps=[{kind: scalin, column: delay}]", "steps.0.kind: there is no 'scalin'. Did you mean 'scaling'"),
+        ("prepare.steps=[{kind: scaling, colum: x}]", "unknown key 'prepare.steps.0.colum'. Did you mean 'column'"),
+        ("prepare.steps=[{kind: scaling, column: x, groups: 2}]", "steps.0: groups=2 are of lists; set of_lists=true"),
+        ("raw.events.checks={dealy: {required: true}}", "checks: no column 'dealy' is read. Did you mean 'delay'"),
+        ("prepare.split.column=null", "reads no time .* name a column that does in prepare.split.column"),
+    ],
+)
+def test_a_mistake_in_the_steps_is_told_with_its_place(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        table(tmp_path, "raw.events.checks={}", override)
+
+
+def test_a_workload_with_a_time_of_its_own_is_split_by_it(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"split by its own 'timestamp'; leave column out, or .*columns.timestamp=day"):
+        load_ring(written(tmp_path), ["prepare.split.column=day"])

@@ -97,7 +97,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     spec = make_spec(root)
     rows = split_by_time(make_ratings(), spec.prepare.split, workload.time, workload.ties)
     unfitted = Transform(workload.steps(spec.workload))
-    fitted = unfitted.fitted([unfitted.statistics(TrainRows.of(rows))])
+    fitted = unfitted.fit([TrainRows.of(rows)])
     train = TrainRows(fitted.apply(TrainRows.of(rows).table))
     transform = fitted.with_lookups(workload.lookups(fitted, make_items(), train))
     test = transform.apply(rows.filter(pa.compute.equal(rows.column("split"), "test")))

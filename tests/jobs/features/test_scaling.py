@@ -34,7 +34,7 @@ def applied(step: Scaling, values: pa.Array) -> list[object]:
 def test_numbers_are_scaled_as_scikit_learn_does_and_missing_ones_stay_missing() -> None:
     values = numbers()
     expected = StandardScaler().fit_transform(values[:, None])[:, 0]
-    step = fitted(Scaling("x", "y"), column(values))
+    step = fitted(Scaling(column="x", output="y"), column(values))
     scaled = np.array(applied(step, column(values)), float)
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
     assert 0 < np.isnan(scaled).sum() < len(scaled)
@@ -46,14 +46,16 @@ def test_numbers_are_scaled_as_scikit_learn_does_and_missing_ones_stay_missing()
 def test_any_parts_in_any_order_give_the_same_scaling(cuts: tuple[int, ...], reverse: bool) -> None:
     values = numbers()
     parts = [column(part) for part in np.split(values, cuts)]
-    assert fitted(Scaling("x", "y"), *(parts[::-1] if reverse else parts)) == fitted(Scaling("x", "y"), column(values))
+    assert fitted(Scaling(column="x", output="y"), *(parts[::-1] if reverse else parts)) == fitted(
+        Scaling(column="x", output="y"), column(values)
+    )
 
 
 def test_each_stretch_of_a_list_is_scaled_on_its_own() -> None:
     draw = np.random.default_rng(0)
     images = np.concatenate([draw.normal(10, 2, (50, 4)), draw.normal(-3, 0.5, (50, 4))], axis=1).astype(np.float32)
     given = pa.array([*images.tolist(), None], pa.list_(pa.float32()))
-    step = fitted(Scaling("x", "y", groups=2), given.slice(0, 20), given.slice(20))
+    step = fitted(Scaling(column="x", output="y", groups=2, of_lists=True), given.slice(0, 20), given.slice(20))
     *scaled, last = applied(step, given)
     by_channel = images.astype(np.float64).reshape(50, 2, 4).transpose(0, 2, 1).reshape(-1, 2)
     expected = StandardScaler().fit_transform(by_channel).reshape(50, 4, 2).transpose(0, 2, 1).reshape(50, 8)
@@ -65,22 +67,22 @@ def test_each_stretch_of_a_list_is_scaled_on_its_own() -> None:
 def test_one_row_is_scaled_exactly_as_a_table_is(given: list[object]) -> None:
     values = pa.array(given)
     values = values.cast(pa.list_(pa.float32())) if pa.types.is_list(values.type) else values
-    step = fitted(Scaling("x", "y"), values)
+    step = fitted(Scaling(column="x", output="y"), values)
     rows = values.to_pylist()
-    assert [step.apply_row({"x": row}) for row in rows] == applied(step, values)
+    assert [step.apply_row({"x": row})["y"] for row in rows] == applied(step, values)
 
 
 def test_numbers_that_are_all_the_same_become_0() -> None:
-    assert applied(fitted(Scaling("x", "y"), pa.array([7.0, 7.0])), pa.array([7.0, None])) == [0.0, None]
+    assert applied(fitted(Scaling(column="x", output="y"), pa.array([7.0, 7.0])), pa.array([7.0, None])) == [0.0, None]
 
 
 @pytest.mark.parametrize("values", [pa.nulls(3, pa.float64()), pa.array([], pa.float64())])
 def test_a_column_without_any_number_is_left_as_it_is(values: pa.Array) -> None:
-    step = fitted(Scaling("x", "y"), values)
+    step = fitted(Scaling(column="x", output="y"), values)
     assert applied(step, pa.array([2.5, None])) == [2.5, None]
 
 
 def test_a_table_without_rows_stays_one() -> None:
-    step = fitted(Scaling("x", "y"), pa.array([1.0, 2.0]))
+    step = fitted(Scaling(column="x", output="y"), pa.array([1.0, 2.0]))
     assert applied(step, pa.array([], pa.float64())) == []
     assert applied(step, pa.array([], pa.list_(pa.float32()))) == []

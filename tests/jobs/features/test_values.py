@@ -204,3 +204,26 @@ def test_numbers_of_a_list_column_are_taken_as_they_are(form: pa.DataType) -> No
     given = pa.array([[0, 1], None, [2, None], [3, 4]], form)
     assert values(given, "numbers") == [[0.0, 1.0], None, None, [3.0, 4.0]]
     assert values(given.slice(2), "numbers") == [None, [3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2013-01-31",
+        "2013-01-01T10:00:00Z",
+        "2013-01-31 10:00",
+        "2013-01-31T10:00:00.9+02:00",
+        "2013-01-31T10:00-0130",
+        "1969-12-31T23:59:59Z",
+        "2012-02-29T00:00:00+14",
+    ],
+)
+def test_a_time_may_be_spelt_as_iso_8601_says_without_an_offset_in_utc(text: str) -> None:
+    expected = datetime.fromisoformat(text)
+    expected = expected if expected.tzinfo else expected.replace(tzinfo=UTC)
+    assert values(pa.array([text, "7"]), "time") == [int(expected.timestamp() // 1), 7]
+
+
+@pytest.mark.parametrize("text", ["2013-02-30", "2013-13-01", "2013-01-31T25:00", "2013-01-31T10:00:61", "31.1.2013"])
+def test_a_day_or_hour_that_is_not_in_the_calendar_is_no_time(text: str) -> None:
+    assert values(pa.array([text]), "time") == [None]

@@ -20,7 +20,7 @@ def drawn(seed: int, num_rows: int = 200) -> list[str | None]:
 
 
 def fitted(values: list[str | None], min_count: int = 1) -> Vocabulary:
-    unfitted = Vocabulary("word", "index", min_count)
+    unfitted = Vocabulary(column="word", output="index", min_count=min_count)
     return unfitted.fitted(unfitted.merge([unfitted.statistics(train_rows(values))]))
 
 
@@ -37,7 +37,7 @@ def test_values_are_ordered_by_falling_count_then_by_value(seed: int, min_count:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_statistics_merged_in_any_grouping_and_order_give_the_same_vocabulary(seed: int) -> None:
-    values, draw, unfitted = drawn(seed), np.random.default_rng(seed), Vocabulary("word", "index")
+    values, draw, unfitted = drawn(seed), np.random.default_rng(seed), Vocabulary(column="word", output="index")
     cuts = sorted(draw.integers(0, len(values), 5))  # equal cuts make empty parts
     parts = [values[start:end] for start, end in zip([0, *cuts], [*cuts, len(values)], strict=True)]
     tables = [unfitted.statistics(train_rows(part)) for part in parts]
@@ -54,14 +54,14 @@ def test_a_table_and_its_rows_one_by_one_get_the_same_indices(min_count: int) ->
     words = [*drawn(1), "unseen", "A", "", "a ", "\x00 nobody"]
     table = vocabulary.apply(pa.table({"word": pa.array(words, pa.string())}))
     assert table.column("index").type == pa.int32()
-    assert table.column("index").to_pylist() == [vocabulary.apply_row({"word": word}) for word in words]
+    assert table.column("index").to_pylist() == [vocabulary.apply_row({"word": word})["index"] for word in words]
 
 
 def test_an_index_leads_back_to_its_value_and_unknown_ones_get_0() -> None:
     vocabulary = fitted(["b", "a", "b", None])
-    assert [vocabulary.apply_row({"word": word}) for word in ("b", "a")] == [1, 2]
+    assert [vocabulary.apply_row({"word": word})["index"] for word in ("b", "a")] == [1, 2]
     for word in ("c", "", None):
-        assert vocabulary.apply_row({"word": word}) == UNKNOWN == 0
+        assert vocabulary.apply_row({"word": word})["index"] == UNKNOWN == 0
         assert vocabulary.apply(pa.table({"word": pa.array([word], pa.string())})).column("index").to_pylist() == [0]
 
 
@@ -85,4 +85,4 @@ def test_no_training_rows_give_a_vocabulary_that_knows_nothing() -> None:
 
 def test_settings_and_state_make_an_equal_vocabulary() -> None:
     vocabulary = fitted(drawn(0), min_count=17)
-    assert Vocabulary(**vocabulary.settings()).with_state(vocabulary.state()) == vocabulary
+    assert Vocabulary.model_validate(vocabulary.settings()).with_state(vocabulary.state()) == vocabulary

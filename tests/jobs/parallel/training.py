@@ -86,7 +86,7 @@ def fitted(kind: str, spec: Any, events: dict[str, Any], items: pa.Table | None 
     workload = WORKLOADS[kind]
     train = TrainRows(pa.table({**events, SPLIT: ["train"] * NUM_ROWS}))
     transform = Transform(workload.steps(spec))
-    transform = transform.fitted([transform.statistics(train)])
+    transform = transform.fit([train])
     rows = transform.apply(train.table)
     lookups = workload.lookups(transform, items or pa.table({}), TrainRows(rows))
     return Sample(kind, spec, transform.with_lookups(lookups), rows)

@@ -34,7 +34,7 @@ def prepare(ratings: pa.Table, films: pa.Table, spec: RecommenderSpec, within: s
     items = check_rows(films, rename(recommender.item_columns(spec), {"item_id": "movieId"}))
     rows = split_by_time(events, SplitSpec(within=within), recommender.time, recommender.ties)
     unfitted = Transform(recommender.steps(spec))
-    transform = unfitted.fitted([unfitted.statistics(TrainRows.of(rows))])
+    transform = unfitted.fit([TrainRows.of(rows)])
     rows = transform.apply(rows)
     train = TrainRows.of(rows)
     valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))

@@ -52,7 +52,7 @@ def prepare(raw: pa.Table, spec: Any, names: Mapping[str, str] | None = None, sh
     )
     rows = workload.unfold(spec, events).sort_by([(name, "ascending") for name in workload.ties])
     unfitted = Transform(workload.steps(spec))
-    transform = unfitted.fitted([unfitted.statistics(TrainRows.of(rows))])
+    transform = unfitted.fit([TrainRows.of(rows)])
     rows = transform.apply(rows)
     train = TrainRows.of(rows)
     valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))

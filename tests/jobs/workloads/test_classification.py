@@ -17,8 +17,8 @@ LABELS = ["a"] * 30 + ["b"] * 15 + ["c"] * 5
 
 def labelled(names: list[str]) -> tuple[Transform, TrainRows]:
     rows = pa.table({"label": names, "split": ["train"] * len(names)})
-    unfitted = Transform((Vocabulary("label", classification.CLASS),))
-    transform = unfitted.fitted([unfitted.statistics(TrainRows(rows))])
+    unfitted = Transform((Vocabulary(column="label", output=classification.CLASS),))
+    transform = unfitted.fit([TrainRows(rows)])
     return transform, TrainRows(transform.apply(rows))
 
 

@@ -257,7 +257,7 @@ def test_golden_rows_can_be_replayed_from_their_prompts() -> None:
 
 
 def test_an_empty_transform_can_be_written_and_read(tmp_path: Path) -> None:
-    fitted = Transform(language.steps(SPEC)).fitted([[]]).with_lookups({})
+    fitted = Transform(language.steps(SPEC)).fit([]).with_lookups({})
     fitted.save(tmp_path)
     assert Transform.load(tmp_path) == fitted
 

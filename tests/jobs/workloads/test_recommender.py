@@ -251,7 +251,7 @@ def test_recommendations_are_the_best_items_outside_history_and_exclusions(prepa
     model = model_of(prepared)
     scores = all_scores(model, prepared.transform)
     for user_id in ("u0", "u7", "u39"):
-        user = prepared.transform.step("user").apply_row({"user_id": user_id})
+        user = prepared.transform.step("user").apply_row({"user_id": user_id})["user"]
         seen = {row["item"] for row in prepared.train.table.to_pylist() if row["user_id"] == user_id}
         exclude = (1, 2, 3)
         candidates = [item for item in range(1, scores.shape[1]) if item not in seen and item not in exclude]
@@ -315,7 +315,7 @@ def test_the_catalogue_names_every_known_item_even_one_without_a_row_of_its_own(
     }
     assert None in {row["title"] for row in catalogue}
     for index, row in enumerate(catalogue, start=1):
-        assert prepared.transform.step("item").apply_row(row) == index
+        assert prepared.transform.step("item").apply_row(row) == {"item": index}
 
 
 def test_an_items_genres_weigh_the_same_and_sum_to_one(prepared: Prepared) -> None:
@@ -334,7 +334,7 @@ def test_a_genre_named_twice_weighs_once() -> None:
     ratings, _ = made_up()
     films = pa.table({"movieId": ["m0"], "genres": ["War|War|Drama"]})
     prepared = prepare(ratings, films, SPEC)
-    index = prepared.transform.step("item").apply_row({"item_id": "m0"})
+    index = prepared.transform.step("item").apply_row({"item_id": "m0"})["item"]
     assert recommender.build(SPEC, prepared.transform).item_genres[index].tolist() == [0.5, 0.5]
 
 

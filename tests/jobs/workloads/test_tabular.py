@@ -76,6 +76,7 @@ def test_tensors_are_scaled_numbers_gaps_and_indices_in_the_order_of_the_spec(pr
     assert {name: value.dtype for name, value in batch.items()} == {
         "numbers": torch.float32,
         "is_missing": torch.float32,
+        "vectors": torch.float32,
         "categories": torch.int64,
         "class": torch.int64,
     }
@@ -93,19 +94,21 @@ def test_the_embedding_is_a_matrix_of_numbers_gaps_and_one_hot_categories(prepar
 
 def test_a_category_that_training_did_not_show_adds_nothing(prepared: Prepared) -> None:
     embedding = tabular.build(SPEC, prepared.transform)["embedding"]
-    batch = {"numbers": torch.zeros(1, 2), "is_missing": torch.zeros(1, 2), "categories": torch.tensor([[0, 0]])}
+    nothing = {"numbers": torch.zeros(1, 2), "is_missing": torch.zeros(1, 2), "vectors": torch.zeros(1, 0)}
+    batch = {**nothing, "categories": torch.tensor([[0, 0]])}
     torch.testing.assert_close(embedding(None, batch)[0], embedding.numbers.bias)
 
 
-@pytest.mark.parametrize(("num_numbers", "sizes"), [(2, []), (0, [3, 4])])
-def test_a_table_may_have_numbers_only_or_categories_only(num_numbers: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("num_numbers", "length", "sizes"), [(2, 0, []), (0, 0, [3, 4]), (0, 7, [])])
+def test_a_table_may_have_one_kind_of_column_only(num_numbers: int, length: int, sizes: list[int]) -> None:
     numbers = torch.randn(5, num_numbers)
     batch = {
         "numbers": numbers,
         "is_missing": torch.zeros_like(numbers),
+        "vectors": torch.randn(5, length),
         "categories": torch.ones(5, len(sizes)).long(),
     }
-    assert Embedding(num_numbers, sizes, 8)(None, batch).shape == (5, 8)
+    assert Embedding(num_numbers, length, sizes, 8)(None, batch).shape == (5, 8)
 
 
 @pytest.mark.parametrize("kind", [{"numeric": ()}, {"categorical": ()}])
@@ -154,6 +157,20 @@ def test_golden_rows_replayed_from_what_was_read_are_equal(prepared: Prepared) -
     assert replayed == golden
 
 
+def test_vectors_are_taken_as_they_are_and_one_that_is_missing_is_zeros() -> None:
+    spec = TabularSpec(label="status", numeric=("age",), vectors=("places", "more"))
+    rows = made_up()
+    places = pa.array([[float(n), -1.0] if n % 5 else None for n in range(rows.num_rows)], pa.list_(pa.float32()))
+    more = pa.array([[0.5]] * rows.num_rows, pa.list_(pa.float32()))
+    prepared = prepare(rows.append_column("places", places).append_column("more", more), spec)
+    batch = batch_of(prepared)
+    given = prepared.train.table.column("places").slice(0, 32).to_pylist()
+    assert batch["vectors"].tolist() == [[*(place or (0.0, 0.0)), 0.5] for place in given]
+    embedding = tabular.build(spec, prepared.transform)["embedding"]
+    assert embedding.numbers.in_features == 2 + 3
+    assert embedding(None, batch).shape == (32, spec.hidden_dim)
+
+
 def test_a_short_training_beats_what_a_straight_line_can_say(prepared: Prepared) -> None:
     model = trained(prepared, SPEC, num_epochs=40, batch_size=32, lr=5e-3)
     found = tabular.evaluate(SPEC, model, prepared.transform, prepared.test)
@@ -188,7 +205,7 @@ def test_on_the_credit_data_it_is_no_worse_than_logistic_regression() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"numeric": ()}, "numeric and categorical name no column to predict from"),
+        ({"numeric": ()}, "numeric, categorical and vectors name no column to predict from"),
         ({"numeric": ("status",)}, "column 'status' is named 2 times"),
         ({"numeric": ("a",), "categorical": ("a",)}, "column 'a' is named 2 times"),
         ({"numeric": ("split",)}, r"column 'split' would meet one .* raw\.events\.columns: \{NAME: split\}"),

@@ -133,7 +133,7 @@ def test_golden_rows_replayed_from_what_was_read_are_equal(prepared: Prepared) -
     assert golden.num_rows == 16
     again = prepared.transform.apply(golden.append_column("label", pa.array(["0"] * golden.num_rows)))
     assert vision.golden(SPEC, model, prepared.transform, again) == golden
-    one = prepared.transform.step("pixels").apply_row(golden.slice(0, 1).to_pylist()[0])
+    one = prepared.transform.step("pixels").apply_row(golden.slice(0, 1).to_pylist()[0])["pixels"]
     assert one == again.column("pixels")[0].as_py()
 
 

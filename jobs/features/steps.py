@@ -1,0 +1,31 @@
+"""The steps that a spec may name, by their `kind`."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from jobs.features.bins import Bins
+from jobs.features.compare import Compare
+from jobs.features.complete import Complete
+from jobs.features.impute import Impute
+from jobs.features.logarithm import Logarithm
+from jobs.features.one_hot import OneHot
+from jobs.features.outliers import Outliers
+from jobs.features.scaling import Scaling
+from jobs.features.step import Step
+from jobs.features.target_encoding import TargetEncoding
+from jobs.features.vector import Vector
+from jobs.features.vocabulary import Vocabulary
+
+StepSpec = Annotated[
+    Bins | Compare | Complete | Impute | Logarithm | OneHot | Outliers | Scaling | TargetEncoding | Vector | Vocabulary,
+    Field(discriminator="kind"),
+]
+
+_ADAPTER: TypeAdapter[Step] = TypeAdapter(StepSpec)
+
+
+def step_of(settings: dict[str, Any]) -> Step:
+    """The unfitted step of what `Step.settings` gave."""
+    return _ADAPTER.validate_json(json.dumps(settings))

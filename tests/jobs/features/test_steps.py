@@ -1,0 +1,25 @@
+from typing import get_args
+
+import pytest
+
+from jobs.features.step import Step
+from jobs.features.steps import StepSpec, step_of
+
+CLASSES: tuple[type[Step], ...] = get_args(get_args(StepSpec)[0])
+
+
+def test_every_step_has_a_kind_of_its_own() -> None:
+    kinds = [get_args(kind.model_fields["kind"].annotation) for kind in CLASSES]
+    assert len({kind for (kind,) in kinds}) == len(CLASSES) > 10
+
+
+def test_every_class_of_a_step_is_in_the_list() -> None:
+    of_ours = {kind for kind in Step.__subclasses__() if kind.__module__.startswith("jobs.features.")}
+    assert set(CLASSES) == of_ours
+
+
+@pytest.mark.parametrize("settings", [{"kind": "one_hot", "column": "a", "output": "b", "min_count": 2}])
+def test_settings_make_the_step_that_gave_them(settings: dict[str, object]) -> None:
+    step = step_of(settings)
+    assert step_of(step.settings()) == step
+    assert step.settings().items() >= settings.items()
