@@ -91,15 +91,9 @@ def flights() -> RawFile:
 
 
 def digits() -> RawFile:
-    """1,797 digits of 8 x 8 pixels from 0 to 16, in the order in which people wrote them.
+    """1,797 digits of 8 x 8 pixels from 0 to 16, in the order in which people wrote them."""
+    from sklearn.datasets import load_digits  # takes a second to import, for this command only
 
-    Raises:
-        DataError: the package with the data is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits  # of the extra `demo`: only these commands need it
-    except ImportError:
-        raise _missing("the handwritten digits", "scikit-learn") from None
     found: Any = load_digits()
     table = pa.table(
         {

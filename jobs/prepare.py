@@ -65,11 +65,12 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         read = {name: _read(storage, table, spec, is_small) for name, table in tables.items()}
         events, items = read["events"], read.get("items")
         staged = storage.stage(folder)
-        counts = _write(spec, storage, events.rows, items.rows.table() if items else pa.table({}), staged)
+        written = _write(spec, storage, events.rows, items.rows.table() if items else pa.table({}), staged)
     manifest = {
         **inputs.as_manifest(),
         "created_at": datetime.now(UTC).isoformat(),
-        "num_rows": counts,
+        "num_rows": written.num_rows,
+        "num_left_out": written.num_left_out,
         "num_read": events.num_rows,
         "num_bad": events.num_bad,
         "num_bad_items": items.num_bad if items else 0,
@@ -197,8 +198,16 @@ def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
     return sum(counts), reasons
 
 
-def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, staged: str) -> dict[str, int]:
-    """Clean, split, fit, transform and write; returns the rows of each split."""
+@dataclass(frozen=True)
+class _Written:
+    num_rows: dict[str, int]
+    """Of each split."""
+    num_left_out: int
+    """Training rows that steps left out."""
+
+
+def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, staged: str) -> _Written:
+    """Clean, split, fit, transform and write."""
     workload = WORKLOADS[spec.workload.kind]
     print(f"prepare: splitting and transforming {events.num_rows:,} rows", flush=True)
     split = _split(events, spec)
@@ -218,7 +227,7 @@ def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, st
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
-    return num_rows
+    return _Written(num_rows, split.num_rows - sum(num_rows.values()))
 
 
 def _split(events: Blocks, spec: RingSpec) -> Blocks:
@@ -273,7 +282,8 @@ def _write_parquet(storage: Storage, relative: str, table: pa.Table) -> None:
 def _summary(manifest: dict[str, Any]) -> str:
     rows = ", ".join(f"{name} {count:,}" for name, count in manifest["num_rows"].items())
     bad = f"{manifest['num_bad']:,} of {manifest['num_read']:,} rows in quarantine"
-    return f"{rows}; {bad}"
+    left_out = f"; steps left out {manifest['num_left_out']:,} training rows" if manifest["num_left_out"] else ""
+    return f"{rows}; {bad}{left_out}"
 
 
 def describe(spec: RingSpec, storage: Storage) -> str:

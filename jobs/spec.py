@@ -245,7 +245,11 @@ def event_columns(spec: RingSpec) -> tuple[Column, ...]:
         name for name, kind in read.items() if name in made and name in own and not is_one_kind(kind, own[name].kind)
     }
     kept = [column for name, column in own.items() if name not in replaced and (name in read or name not in made)]
-    added = [Column(name, kind, nullable=True) for name, kind in read.items() if name not in own or name in replaced]
+    added = [
+        Column(name, kind, nullable=name != spec.prepare.split.column)
+        for name, kind in read.items()
+        if name not in own or name in replaced
+    ]
     return checked((*kept, *added), spec.raw.events.checks, "raw.events")
 
 

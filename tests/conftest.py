@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 
 from cluster.head import start_head, stop_head
@@ -19,7 +20,12 @@ NUM_CPUS = 6  # logical: layouts of four workers run on a machine with fewer
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what the tests start, also where the suite itself runs in the background and is deaf to it."""
+    """Let Ctrl-C reach what the tests start, also where the suite itself runs in the background and is deaf to it.
+
+    Random tables are the same in every run: one that fails must fail again.
+    """
+    hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+    hypothesis.settings.load_profile("suite")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

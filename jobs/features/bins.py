@@ -73,7 +73,8 @@ class Bins(Step):
 
     def told(self) -> str:
         """The edges."""
-        return f"{self.column}: {len(self._edges) + 1} bins, cut at {', '.join(f'{edge:g}' for edge in self._edges)}"
+        cuts = f"{len(self._edges) + 1} bins, cut at {', '.join(f'{edge:g}' for edge in self._edges)}"
+        return f"{self.column}: {cuts if self._edges else 'one bin for all numbers'}"
 
     @cached_property
     def _edges(self) -> list[float]:

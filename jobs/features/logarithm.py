@@ -1,6 +1,7 @@
 """Logarithm: of a number, which draws in a long tail."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ class Logarithm(Step):
         """float64."""
         column = table.column(self.column).cast(pa.float64())
         shifted = pc.add(column, self.shift)
-        positive = pc.if_else(pc.greater(shifted, 0), shifted, pa.scalar(None, pa.float64())).combine_chunks()
+        positive = pc.if_else(_has_logarithm(shifted), shifted, pa.scalar(None, pa.float64())).combine_chunks()
         known = positive.is_valid().to_numpy(zero_copy_only=False)
         values = np.ones(len(positive))
         values[known] = positive.drop_null().to_numpy()
@@ -54,4 +55,9 @@ class Logarithm(Step):
         value = row[self.column]
         shifted = None if value is None else value + self.shift
         name = self.output or self.column
-        return {name: float(_OF_BASE[self.base](shifted)) if shifted is not None and shifted > 0 else None}
+        return {name: float(_OF_BASE[self.base](shifted)) if shifted is not None and 0 < shifted < inf else None}
+
+
+def _has_logarithm(shifted: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where a number is above 0 and the shift has not made it infinite."""
+    return pc.and_(pc.greater(shifted, 0), pc.less(shifted, inf))

@@ -9,10 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from cluster.errors import DataError
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
 from jobs.features.vocabulary import by_frequency, count_values, merge_value_counts
+
+MAX_ENTRIES = 1 << 14
+"""In each list; a batch of rows is held in full."""
 
 
 class OneHot(Step):
@@ -48,8 +52,17 @@ class OneHot(Step):
         return merge_value_counts(parts)
 
     def fitted(self, statistics: pa.Table) -> Self:
-        """The step of these counts."""
+        """The step of these counts.
+
+        Raises:
+            DataError: there would be too many entries.
+        """
         kept = by_frequency(statistics, self.min_count).slice(0, self.max_categories)
+        if kept.num_rows > MAX_ENTRIES:
+            raise DataError(
+                f"column '{self.column}' has {kept.num_rows:,} categories, one_hot makes at most {MAX_ENTRIES:,} "
+                "entries; give max_categories or a higher min_count, or take vocabulary or hashing"
+            )
         return self.with_state(kept.select(["value"]).sort_by("value"))
 
     def apply(self, table: pa.Table) -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow as pa
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _WORD_BYTES = 8
+_ALL_BITS = 2**64 - 1
 
 
 def row_hashes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
@@ -19,6 +20,17 @@ def row_hashes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
     for column in columns:
         hashes = _with_text(hashes, column.cast(pa.large_string()).combine_chunks())
     return hashes
+
+
+def text_hash(text: str | None) -> int:
+    """The same of one row with one column."""
+    content = (text or "").encode()
+    size_and_gap = 1 if text is None else len(content) + 2
+    mixed = _mix_one(int(_STEP) * size_and_gap & _ALL_BITS)
+    for start in range(0, len(content), _WORD_BYTES):
+        word = int.from_bytes(content[start : start + _WORD_BYTES], "little")
+        mixed = _mix_one((mixed ^ word) + int(_STEP) & _ALL_BITS)
+    return mixed
 
 
 def as_shares(hashes: np.ndarray) -> np.ndarray:
@@ -55,3 +67,9 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(27))) * _MIX2
     mixed: np.ndarray = values ^ (values >> np.uint64(31))
     return mixed
+
+
+def _mix_one(value: int) -> int:
+    value = (value ^ value >> 30) * int(_MIX1) & _ALL_BITS
+    value = (value ^ value >> 27) * int(_MIX2) & _ALL_BITS
+    return value ^ value >> 31

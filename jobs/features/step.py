@@ -42,6 +42,11 @@ class Step(Spec):
         raise NotImplementedError
 
     @property
+    def reads_served(self) -> dict[str, ColumnKind]:
+        """Those of them that `apply` and `apply_row` take of a row that is served; a target is not among them."""
+        return self.reads
+
+    @property
     def makes(self) -> dict[str, ColumnKind]:
         """The columns that it adds, or puts in the place of those of the same name."""
         raise NotImplementedError

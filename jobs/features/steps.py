@@ -5,12 +5,18 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from jobs.features.bag_of_words import BagOfWords
 from jobs.features.bins import Bins
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
+from jobs.features.hashed_words import HashedWords
+from jobs.features.hashing import Hashing
 from jobs.features.impute import Impute
+from jobs.features.isolation_forest import IsolationForest
 from jobs.features.logarithm import Logarithm
+from jobs.features.near_duplicates import NearDuplicates
 from jobs.features.one_hot import OneHot
+from jobs.features.ordinal import Ordinal
 from jobs.features.outliers import Outliers
 from jobs.features.scaling import Scaling
 from jobs.features.step import Step
@@ -19,7 +25,23 @@ from jobs.features.vector import Vector
 from jobs.features.vocabulary import Vocabulary
 
 StepSpec = Annotated[
-    Bins | Compare | Complete | Impute | Logarithm | OneHot | Outliers | Scaling | TargetEncoding | Vector | Vocabulary,
+    BagOfWords
+    | Bins
+    | Compare
+    | Complete
+    | HashedWords
+    | Hashing
+    | Impute
+    | IsolationForest
+    | Logarithm
+    | NearDuplicates
+    | OneHot
+    | Ordinal
+    | Outliers
+    | Scaling
+    | TargetEncoding
+    | Vector
+    | Vocabulary,
     Field(discriminator="kind"),
 ]
 

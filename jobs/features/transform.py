@@ -25,7 +25,7 @@ from jobs.features.steps import step_of
 
 RAW = "raw:"
 """Before the name of a column that a step puts another in the place of: what it was before."""
-FORMAT = 2
+FORMAT = 3
 """Of `transform.json`; a change that old code cannot read raises it."""
 
 
@@ -102,20 +102,20 @@ class Transform:
         return next(step for step in reversed(self.steps) if output in step.makes)
 
     def only(self, outputs: Iterable[str]) -> "Transform":
-        """The steps that these columns need, such as those of the label left out."""
+        """The steps that these columns need of a row that is served; those of the label are not among them."""
         needed, kept = set(outputs), list[Step]()
         for step in reversed(self.steps):
             if needed & set(step.makes):
-                needed = needed - set(step.makes) | set(step.reads)
+                needed = needed - set(step.makes) | set(step.reads_served)
                 kept.append(step)
         return Transform(tuple(reversed(kept)), self.lookups)
 
     def raw(self, applied: pa.Table) -> pa.Table:
-        """The columns that the steps take, as they were before `apply`."""
+        """The columns that the steps take of a row that is served, as they were before `apply`."""
         made: set[str] = set()
         columns: dict[str, pa.ChunkedArray] = {}
         for step in self.steps:
-            for name in step.reads:
+            for name in step.reads_served:
                 if name not in made:
                     columns[name] = applied.column(RAW + name if RAW + name in applied.column_names else name)
             made |= set(step.makes)

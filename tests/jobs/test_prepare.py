@@ -407,6 +407,17 @@ def test_the_plan_shows_which_steps_each_scan_fits(ring: Ring) -> None:
     assert "scan 2 of the training rows fits scaling of scaled" in output
 
 
+def test_training_rows_that_steps_leave_out_are_counted(ring: Ring) -> None:
+    drop = "prepare.steps=[{kind: outliers, column: rating, method: z_score, limit: 1.0, then: drop}]"
+    made = prepare.run(ring.spec(drop, "prepare.in_process_bytes=100000000"), ring.storage)
+    train = np.array([row[2] for row in split_by_hand(parsed(rating_lines()))["train"]])
+    far = np.abs(train - train.mean()) > train.std()
+    assert 0 < far.sum() < len(train)
+    assert made.summary.endswith(f"; steps left out {far.sum():,} training rows")
+    assert sorted(row["rating"] for row in rows_of(ring, made.folder, "train")) == sorted(train[~far])
+    assert len(rows_of(ring, made.folder, "test")) == len(split_by_hand(parsed(rating_lines()))["test"])
+
+
 @pytest.mark.services
 def test_rows_on_hdfs_are_prepared_to_the_same_files_as_on_a_disk(hdfs: HdfsServer, ring: Ring) -> None:
     on_hdfs = hdfs.storage("prepare")

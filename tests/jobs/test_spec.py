@@ -230,7 +230,7 @@ def test_raw_events_hold_what_steps_and_workload_read_and_no_step_makes(tmp_path
         "hour": "time",
     }
     assert (columns["delay"].nullable, columns["delay"].high) == (False, 600)
-    assert columns["hour"].nullable
+    assert not columns["hour"].nullable
 
 
 def test_a_column_that_a_step_replaces_is_read_as_that_step_takes_it(tmp_path: Path) -> None:

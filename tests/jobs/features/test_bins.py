@@ -16,7 +16,7 @@ def test_numbers_fall_where_scikit_learn_puts_them() -> None:
     assert found == expected.transform(np.array(more)[:, None])[:, 0].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NUMBERS, min_size=1), st.integers(2, 6), st.lists(st.integers(0, 50), max_size=3))
 def test_bins_are_those_between_the_quantiles_and_missing_stays_missing(
     values: list[float | None], num_bins: int, cuts: list[int]
@@ -34,3 +34,8 @@ def test_bins_are_those_between_the_quantiles_and_missing_stays_missing(
 def test_a_column_without_a_number_has_one_bin() -> None:
     step = fitted(Bins(column="x", num_bins=3), table(x=[None, None]))
     assert made(step, table(x=[5.0, None]))["x"] == [0.0, None]
+    assert step.told() == "x: one bin for all numbers"
+
+
+def test_the_cuts_are_told() -> None:
+    assert fitted(Bins(column="x", num_bins=3), table(x=[0.0, 1.5, 3.0])).told() == "x: 3 bins, cut at 1, 2"

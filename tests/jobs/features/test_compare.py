@@ -7,7 +7,7 @@ from jobs.features.compare import Compare
 from tests.jobs.features.fitting import NUMBERS, made, table
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(NUMBERS, min_size=1), st.sampled_from(["above", "below"]))
 def test_a_number_is_set_against_the_bound_and_missing_stays_missing(values: list[float | None], side: str) -> None:
     step = Compare.model_validate({"column": "x", "output": "y", side: 1.0})

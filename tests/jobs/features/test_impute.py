@@ -14,7 +14,7 @@ from tests.jobs.features.fitting import NUMBERS, WORDS, as_nan, fitted, known, m
 SKLEARN = {"mean": "mean", "median": "median", "mode": "most_frequent"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(NUMBERS, min_size=1).filter(known),
     st.sampled_from(["mean", "median", "mode"]),
@@ -31,7 +31,7 @@ def test_numbers_are_filled_in_as_scikit_learn_does(values: list[float | None], 
     assert found["gap"] == [float(value is None) for value in values]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(WORDS, min_size=1).filter(known), st.lists(st.integers(0, 50), max_size=3))
 def test_text_is_filled_in_with_the_most_frequent_the_first_of_equals(
     values: list[str | None], cuts: list[int]

@@ -12,7 +12,7 @@ FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=40)
 CUTS = st.lists(st.integers(0, 40), max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(FINITE)
 def test_count_sum_and_squares_are_exact(values: list[float]) -> None:
     found = moments(moments_table(np.array(values)))
@@ -20,7 +20,7 @@ def test_count_sum_and_squares_are_exact(values: list[float]) -> None:
     assert (found.count, found.total, found.squares) == (len(exact), sum(exact), sum(v * v for v in exact))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(FINITE, CUTS, st.randoms(use_true_random=False))
 def test_parts_in_any_order_and_grouping_give_the_same_table(
     values: list[float], cuts: list[int], shuffle: "np.random.Generator"
@@ -33,7 +33,7 @@ def test_parts_in_any_order_and_grouping_give_the_same_table(
     assert merged.equals(moments_table(np.array(values)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-1e150, 1e150), min_size=1, max_size=40))
 def test_mean_and_deviation_are_the_exact_ones_rounded(values: list[float]) -> None:
     found, exact = moments(moments_table(np.array(values))), [Fraction(value) for value in values]

@@ -1,15 +1,17 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder
 
-from jobs.features.one_hot import OneHot
+from cluster.errors import DataError
+from jobs.features.one_hot import MAX_ENTRIES, OneHot
 from tests.jobs.features.fitting import WORDS, fitted, made, table, text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(WORDS.filter(lambda word: word is not None), min_size=1),
     st.lists(WORDS, min_size=1),
@@ -45,3 +47,10 @@ def test_rare_categories_and_those_beyond_the_most_frequent_are_others() -> None
 def test_no_category_at_all_leaves_the_others() -> None:
     step = fitted(OneHot(column="x", output="y"), table(x=["a"]).slice(0, 0))
     assert made(step, table(x=["a", None]))["y"] == [[1.0], [1.0]]
+
+
+def test_more_categories_than_a_list_may_have_are_refused_with_the_way_out() -> None:
+    words = [f"w{n}" for n in range(MAX_ENTRIES + 1)]
+    with pytest.raises(DataError, match="'x' has 16,385 categories, one_hot makes at most 16,384 entries; give"):
+        fitted(OneHot(column="x", output="y"), table(x=words))
+    assert fitted(OneHot(column="x", output="y", max_categories=2), table(x=words)).size == 3

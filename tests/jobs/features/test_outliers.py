@@ -17,7 +17,7 @@ def bounds(values: list[float], method: str, limit: float) -> tuple[float, float
     return np.mean(values) - limit * np.std(values), np.mean(values) + limit * np.std(values)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(NUMBERS, min_size=1).filter(known),
     st.sampled_from(["iqr", "z_score"]),

@@ -11,7 +11,7 @@ VALUES = st.lists(st.one_of(st.floats(-1e9, 1e9), st.integers(-3, 3).map(float))
 SHARES = st.floats(0, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES, SHARES)
 def test_quantiles_of_few_numbers_are_numpys(values: list[float], share: float) -> None:
     found = counts(counts_table(np.array(values)))
@@ -22,7 +22,7 @@ def test_quantiles_of_few_numbers_are_numpys(values: list[float], share: float) 
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES, st.lists(st.integers(0, 60), max_size=4), st.integers(1, 20), st.randoms(use_true_random=False))
 def test_parts_in_any_order_and_grouping_keep_the_same_cells(
     values: list[float], cuts: list[int], limit: int, shuffle: "np.random.Generator"

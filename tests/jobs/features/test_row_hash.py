@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.features.row_hash import as_shares, row_hashes
+from jobs.features.row_hash import as_shares, row_hashes, text_hash
 
 TEXTS = ["", "a", "b", "ab", "ba", "12345678", "123456789", "12345678\0", "é", "e\u0301", "😀" * 5, "x" * 1000, None]
 MASK = 2**64 - 1
@@ -45,6 +45,10 @@ def test_the_mixing_is_that_of_splitmix64() -> None:
 def test_every_text_has_the_hash_of_its_definition() -> None:
     assert hashes(TEXTS) == [by_hand([text]) for text in TEXTS]
     assert hashes(TEXTS, TEXTS[::-1]) == [by_hand([one, two]) for one, two in zip(TEXTS, TEXTS[::-1], strict=True)]
+
+
+def test_one_text_has_the_hash_of_a_row() -> None:
+    assert [text_hash(text) for text in TEXTS] == hashes(TEXTS)
 
 
 def test_different_rows_have_different_hashes() -> None:

@@ -4,16 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from cluster.errors import DataError
 from jobs.features.bins import Bins
+from jobs.features.compare import Compare
 from jobs.features.impute import Impute
 from jobs.features.logarithm import Logarithm
 from jobs.features.one_hot import OneHot
 from jobs.features.outliers import Outliers
 from jobs.features.scaling import Scaling
 from jobs.features.split import TrainRows
+from jobs.features.target_encoding import TargetEncoding
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
 
@@ -198,6 +201,18 @@ def test_only_the_steps_that_columns_need_are_kept() -> None:
     assert STEPS.only(["word"]).steps == ()
 
 
+def test_a_row_that_is_served_needs_no_target() -> None:
+    encoding = TargetEncoding(column="word", output="share", target="late", positive="yes", key="id")
+    steps = Transform((Compare(column="far", above=20.0, output="late"), encoding))
+    fitted = steps.fit(parts_of(rows()))
+    served = fitted.only(["share"])
+    assert [step.kind for step in served.steps] == ["target_encoding"]
+    applied = fitted.apply(rows())
+    assert served.raw(applied).column_names == ["word"]
+    test = applied.filter(pc.equal(applied.column("split"), "test"))
+    assert served.apply(served.raw(test)).column("share").to_pylist() == test.column("share").to_pylist()
+
+
 def test_one_row_is_made_into_what_the_table_is() -> None:
     fitted = STEPS.fit(parts_of(rows()))
     draw = np.random.default_rng(0)
@@ -227,5 +242,5 @@ def test_a_file_of_another_format_is_refused_with_the_way_out(tmp_path: Path) ->
     fitted().save(tmp_path)
     names = json.loads((tmp_path / "transform.json").read_text())
     (tmp_path / "transform.json").write_text(json.dumps({**names, "format": 99}))
-    with pytest.raises(DataError, match=r"has format 99, this code reads 2; make it again with jobs\.prepare"):
+    with pytest.raises(DataError, match=r"has format 99, this code reads 3; make it again with jobs\.prepare"):
         Transform.load(tmp_path)
