@@ -1,10 +1,9 @@
-"""Rows in whole Arrow blocks: of Ray Data, with bars instead of log lines, or, where they are few, in this process."""
+"""Ray Data as the stages use it: a task an item, whole Arrow blocks, bars instead of log lines."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import ray
@@ -13,111 +12,7 @@ from ray.exceptions import RayError
 
 from cluster.errors import UserError, user_error_in
 
-READERS = 4
-"""Files that one process reads at a time."""
 T = TypeVar("T", int, str)
-R = TypeVar("R")
-
-
-class Blocks(Protocol):
-    """Rows in blocks, in this process or in the cluster's object store."""
-
-    @property
-    def num_rows(self) -> int:
-        """Of all blocks."""
-
-    def together(self, keys: Sequence[str] | None, block_bytes: int) -> "Blocks":
-        """The rows in blocks of about so many bytes, those of equal keys in one; without keys all rows in one."""
-
-    def map(self, function: Callable[[pa.Table], pa.Table]) -> "Blocks":
-        """What `function` makes of each block."""
-
-    def collect(self, function: Callable[..., R], *shared: Any) -> list[R]:
-        """What `function(block, *shared)` returns of each block, in their order."""
-
-    def table(self) -> pa.Table:
-        """All rows in this process; no columns where there was nothing to read them from."""
-
-
-class LocalBlocks:
-    """Few enough rows for this process."""
-
-    def __init__(self, blocks: Sequence[pa.Table]) -> None:
-        self._blocks = [block for block in blocks if block.num_columns]
-
-    @classmethod
-    def of_each(cls, items: Sequence[T], read: Callable[[T], Iterator[pa.Table]]) -> "LocalBlocks":
-        """What `read` yields of every item, such as the path of a file."""
-        with ThreadPoolExecutor(READERS) as threads:  # Arrow parses without Python's lock
-            return cls([block for blocks in threads.map(lambda item: list(read(item)), items) for block in blocks])
-
-    @property
-    def num_rows(self) -> int:
-        """Of all blocks."""
-        return sum(block.num_rows for block in self._blocks)
-
-    def together(self, keys: Sequence[str] | None, block_bytes: int) -> "LocalBlocks":
-        """All rows in one block."""
-        return LocalBlocks([self.table()])
-
-    def map(self, function: Callable[[pa.Table], pa.Table]) -> "LocalBlocks":
-        """What `function` makes of each block."""
-        return LocalBlocks([function(block) for block in self._blocks])
-
-    def collect(self, function: Callable[..., R], *shared: Any) -> list[R]:
-        """What `function(block, *shared)` returns of each block, in their order."""
-        return [function(block, *shared) for block in self._blocks]
-
-    def table(self) -> pa.Table:
-        """All rows."""
-        return pa.concat_tables(self._blocks) if self._blocks else pa.table({})
-
-
-class ClusterBlocks:
-    """Rows in the object store, which spills to disk what does not fit."""
-
-    def __init__(self, rows: Dataset) -> None:
-        self._rows = rows.materialize()
-
-    @classmethod
-    def of_each(cls, items: Sequence[T], read: Callable[[T], Iterator[pa.Table]]) -> "ClusterBlocks":
-        """What `read` yields of every item, such as the path of a file; one task an item."""
-        return cls(each(items, read))
-
-    @property
-    def num_rows(self) -> int:
-        """Of all blocks."""
-        return int(self._rows.count())
-
-    def together(self, keys: Sequence[str] | None, block_bytes: int) -> "ClusterBlocks":
-        """The rows in blocks of about so many bytes, those of equal keys in one; without keys all rows in one."""
-        if keys is None:
-            return ClusterBlocks(self._rows.repartition(1))
-        num_blocks = max(1, -(-int(self._rows.size_bytes()) // block_bytes))
-        return ClusterBlocks(self._rows.repartition(num_blocks, keys=list(keys)))
-
-    def map(self, function: Callable[[pa.Table], pa.Table]) -> "ClusterBlocks":
-        """What `function` makes of each block as it lies."""
-        return ClusterBlocks(
-            self._rows.map_batches(function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-        )
-
-    def collect(self, function: Callable[..., R], *shared: Any) -> list[R]:
-        """What `function(block, *shared)` returns of each block, in their order; where the block lies.
-
-        Raises:
-            UserError: the one that `function` raised.
-        """
-        references = [ray.put(value) for value in shared]
-        task = ray.remote(function)
-        try:
-            return list(ray.get([task.remote(block, *references) for block in blocks_of(self._rows)]))
-        except RayError as error:
-            raise user_error_in(error) or error from None
-
-    def table(self) -> pa.Table:
-        """All rows in this process; no columns where there was nothing to read them from."""
-        return as_table(self._rows)
 
 
 class _ReadError(Exception):

@@ -92,7 +92,8 @@ def merge_moments(parts: Sequence[pa.Table], by: tuple[str, ...] = ()) -> pa.Tab
     keys = [*by, "what", "power"]
     summed = pa.concat_tables(parts).group_by(keys).aggregate([("high", "sum"), ("low", "sum")])
     summed = summed.rename_columns({"high_sum": "high", "low_sum": "low"})
-    return summed.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    ordered = summed.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    return ordered.select(parts[0].column_names)
 
 
 def moments(statistics: pa.Table) -> Moments:

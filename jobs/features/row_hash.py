@@ -14,9 +14,13 @@ _WORD_BYTES = 8
 _ALL_BITS = 2**64 - 1
 
 
-def row_hashes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
-    """One hash a row of its values of all columns, in their order [rows] uint64. Values count by their text."""
-    hashes = np.zeros(len(columns[0]), np.uint64)
+def row_hashes(columns: Sequence[pa.ChunkedArray], seed: int = 0) -> np.ndarray:
+    """One hash a row of its values of all columns, in their order [rows] uint64. Values count by their text.
+
+    Args:
+        seed: another one gives another hash, independent of the first.
+    """
+    hashes = np.full(len(columns[0]), _mix_one(seed), np.uint64)
     for column in columns:
         hashes = _with_text(hashes, column.cast(pa.large_string()).combine_chunks())
     return hashes

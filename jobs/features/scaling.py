@@ -70,7 +70,11 @@ class Scaling(Step):
             return merge_moments(parts, by=(GROUP,))
         if self.method == "min_max":
             ends = pa.concat_tables(parts).group_by(GROUP).aggregate([("low", "min"), ("high", "max")])
-            return ends.rename_columns({"low_min": "low", "high_max": "high"}).sort_by(GROUP)
+            return (
+                ends.rename_columns({"low_min": "low", "high_max": "high"})
+                .sort_by(GROUP)
+                .select(["low", "high", GROUP])
+            )
         return merge_counts(parts, max_cells(self.exact))
 
     def fitted(self, statistics: pa.Table) -> "Scaling":

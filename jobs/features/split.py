@@ -52,8 +52,26 @@ class TrainRows:
 
     @classmethod
     def of(cls, table: pa.Table) -> "TrainRows":
-        """The training rows among `table`."""
-        return cls(table.filter(pc.equal(table.column(SPLIT), "train")))
+        """The training rows among `table`; not copied where they are its first, as `side_by_side` leaves them."""
+        is_train = pc.equal(table.column(SPLIT), "train")
+        num_train = pc.sum(is_train).as_py() or 0
+        first = table.slice(0, num_train)
+        if num_train == (pc.sum(is_train.slice(0, num_train)).as_py() or 0):
+            return cls(first)
+        return cls(table.filter(is_train))
+
+
+def side_by_side(table: pa.Table, left_out: np.ndarray | None = None) -> pa.Table:
+    """The rows in their order, first those that train, then those that validate, then those that test.
+
+    Args:
+        left_out: places of rows that do not stay.
+    """
+    codes = pc.index_in(table.column(SPLIT), pa.array(SPLITS, pa.string())).to_numpy().copy()
+    if left_out is not None:
+        codes[left_out] = len(SPLITS)
+    order = np.argsort(codes, kind="stable")
+    return table.take(pa.array(order[: np.count_nonzero(codes < len(SPLITS))]))
 
 
 def split_by_time(table: pa.Table, spec: SplitSpec, time: str, ties: tuple[str, ...]) -> pa.Table:

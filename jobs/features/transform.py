@@ -4,7 +4,8 @@ transform.json    kind and settings of each step
 transform.arrow   one row; one column a step or lookup, holding its fitted table as a list of structs
 
 Steps are fitted in as few scans of the training rows as their order allows: one that reads what another makes, or comes
-after one that leaves rows out, waits until that one is fitted; all others are fitted together.
+after one that leaves rows out, waits until that one is fitted; all others are fitted together. Steps of one kind that
+leave rows out and stand side by side are fitted on the same rows.
 """
 
 import json
@@ -41,13 +42,17 @@ class Transform:
         """After how many scans each step can be applied."""
         ready: list[int] = []
         writers: dict[str, int] = {}
-        after = 0
+        before = after = 0
+        side_by_side = ""
         for step in self.steps:
-            needed = max([after, *(writers.get(name, 0) for name in step.reads)])
-            ready.append(needed + step.learns)
+            if step.leaves_out and step.kind != side_by_side:
+                before = after
+            side_by_side = step.kind if step.leaves_out else ""
+            barrier = before if step.leaves_out else after
+            ready.append(max([barrier, *(writers.get(name, 0) for name in step.reads)]) + step.learns)
             writers |= dict.fromkeys(step.makes, ready[-1])
             if step.leaves_out:
-                after = ready[-1]
+                after = max(after, ready[-1])
         return tuple(ready)
 
     @property
@@ -63,19 +68,24 @@ class Transform:
             scan: from 1 on; the scans before it are done.
             train: as they were read.
         """
-        found = []
+        found, rows = [], _Rows(train.table)
         for step, ready in zip(self.steps, self._ready, strict=True):
             if ready == scan and step.learns:
-                found.append(step.statistics(train))
+                found.append(step.statistics(TrainRows(rows.table)))
             elif ready < scan:
-                train = TrainRows(_changed(step, train.table))
+                rows.change(step)
         return found
+
+    def merged(self, scan: int, parts: Sequence[Sequence[pa.Table]]) -> list[pa.Table]:
+        """What several parts of the training rows say in this scan as one; in any order and grouping the same."""
+        steps = [self.steps[place] for place in self._fitted_in(scan)]
+        return [step.merge([part[number] for part in parts]) for number, step in enumerate(steps)]
 
     def fitted(self, scan: int, parts: Sequence[Sequence[pa.Table]]) -> "Transform":
         """With the steps of this scan fitted on all parts' statistics."""
         steps = list(self.steps)
-        for number, place in enumerate(self._fitted_in(scan)):
-            steps[place] = steps[place].fitted(steps[place].merge([part[number] for part in parts]))
+        for place, statistics in zip(self._fitted_in(scan), self.merged(scan, parts), strict=True):
+            steps[place] = steps[place].fitted(statistics)
         return Transform(tuple(steps), self.lookups)
 
     def fit(self, parts: Sequence[TrainRows]) -> "Transform":
@@ -130,10 +140,10 @@ class Transform:
 
     def prepare(self, table: pa.Table) -> pa.Table:
         """Like `apply`, less the training rows that steps leave out; `table` says in `split` which rows train."""
-        table = self._with_raw(table)
+        rows = _Rows(self._with_raw(table))
         for step in self.steps:
-            table = _changed(step, table)
-        return table
+            rows.change(step)
+        return rows.table
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """One row of plain Python values with what every step makes; equal to what `apply` makes of it."""
@@ -185,13 +195,30 @@ class Transform:
         return cls(steps, {name: _as_table(row.column(f"lookup:{name}")) for name in names["lookups"]})
 
 
-def _changed(step: Step, table: pa.Table) -> pa.Table:
-    """The table with what a step makes, less the training rows that it leaves out."""
-    kept = step.keeps(table) if step.leaves_out else None
-    table = step.apply(table)
-    if kept is None:
-        return table
-    return table.filter(pc.or_(kept, pc.not_equal(table.column(SPLIT), "train")))
+class _Rows:
+    """A table that steps change one after another; rows that they leave out go when the next one needs to know."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._kept: pa.ChunkedArray | pa.Array | None = None
+
+    def change(self, step: Step) -> None:
+        """Put in what the step makes, and note the training rows that it leaves out."""
+        if not step.leaves_out:
+            self._table = step.apply(self.table)
+            return
+        kept = step.keeps(self._table)
+        self._table = step.apply(self._table)
+        if kept is not None:
+            self._kept = kept if self._kept is None else pc.and_(self._kept, kept)
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows that are left."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            self._table = self._table.filter(pc.or_(kept, pc.not_equal(self._table.column(SPLIT), "train")))
+        return self._table
 
 
 def _plain(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The workloads, one module each, by the `kind` their spec names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -58,8 +58,14 @@ class Workload(Protocol[S, O]):
     def steps(self, spec: S, /) -> tuple[Step, ...]:
         """The steps to fit on the training rows."""
 
-    def lookups(self, transform: Transform, items: pa.Table, train: TrainRows, /) -> dict[str, pa.Table]:
-        """The tables that the model and serving look things up in; `train` is transformed."""
+    def lookups(self, transform: Transform, items: pa.Table, train: Callable[[], TrainRows], /) -> dict[str, pa.Table]:
+        """The tables that the model and serving look things up in; `train` reads the transformed rows."""
+
+    def trains_on(self, spec: S, /) -> tuple[str, ...] | None:
+        """The columns of transformed rows that training and `evaluate` read, `ties` among them; None for all.
+
+        Training and validation rows are written without the others. Test rows keep all: golden rows are made of them.
+        """
 
     def partition(self, spec: S, /) -> Partition:
         """How the model may be parted over workers."""

@@ -4,7 +4,7 @@ Trained on windows of documents; measured in bits per byte, which says how well 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -69,9 +69,13 @@ def steps(spec: LanguageSpec) -> tuple[Step, ...]:
     return ()
 
 
-def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
+def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
     """None."""
     return {}
+
+
+def trains_on(spec: LanguageSpec) -> None:
+    """All columns."""
 
 
 def partition(spec: LanguageSpec) -> Partition:

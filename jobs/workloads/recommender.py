@@ -94,14 +94,14 @@ def steps(spec: RecommenderSpec) -> tuple[Step, ...]:
     return Vocabulary(column="user_id", output="user"), Vocabulary(column="item_id", output="item")
 
 
-def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
+def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
     """`items`: id, title and genres by item index, from 1 on; `history`: user, item, rating of the training rows."""
     known = pa.table({"item_id": _vocabulary(transform, "item").values})
     found = pc.index_in(known.column("item_id"), items.column("item_id").combine_chunks())
     catalogue = known
     for name in ("title", "genres"):
         catalogue = catalogue.append_column(name, items.column(name).combine_chunks().take(found))
-    history = train.table.select(["user", "item", "rating"]).sort_by([("user", "ascending"), ("item", "ascending")])
+    history = train().table.select(["user", "item", "rating"]).sort_by([("user", "ascending"), ("item", "ascending")])
     return {"items": catalogue, "history": history, "genres": _genres(catalogue)}
 
 
@@ -178,6 +178,10 @@ class Recommender(nn.Module):
         taste: Tensor = (self.to_rating(user_vectors) * item_vectors).sum(-1)
         bias: Tensor = self.user_bias(user).squeeze(-1) + self.item_bias(item).squeeze(-1)
         return self.mean_rating + bias + taste
+
+
+def trains_on(spec: RecommenderSpec) -> None:
+    """All columns."""
 
 
 def partition(spec: RecommenderSpec) -> Partition:

@@ -4,6 +4,7 @@ The blocks are those of Gorishniy et al. (2021), with LayerNorm in the place of 
 depend on which rows a worker trains it with.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ def steps(spec: TabularSpec) -> tuple[Step, ...]:
     )
 
 
-def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
+def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
     """None."""
     return {}
 
@@ -172,6 +173,12 @@ class Head(nn.Module):
         """[rows, hidden_dim] -> [rows, classes]."""
         logits: Tensor = self.output(self.norm(hidden))
         return logits
+
+
+def trains_on(spec: TabularSpec) -> tuple[str, ...]:
+    """What the model sees of a row, and what it is to say."""
+    made = ((NUMBER, spec.numeric), (CATEGORY, spec.categorical), (VECTOR, spec.vectors))
+    return (ID, classification.CLASS, *(prefix + name for prefix, names in made for name in names))
 
 
 def partition(spec: TabularSpec) -> Partition:

@@ -4,6 +4,7 @@ GroupNorm (Wu and He, 2018) stands where He et al. have batch normalisation: sta
 its rows are dealt out to workers.
 """
 
+from collections.abc import Callable
 from math import gcd
 from typing import Annotated, Literal
 
@@ -75,7 +76,7 @@ def steps(spec: VisionSpec) -> tuple[Step, ...]:
     )
 
 
-def lookups(transform: Transform, items: pa.Table, train: TrainRows) -> dict[str, pa.Table]:
+def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
     """None."""
     return {}
 
@@ -134,6 +135,10 @@ def _convolution(num_inputs: int, num_outputs: int, size: int, stride: int) -> n
 
 def _norm(num_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(gcd(NUM_GROUPS, num_channels), num_channels)
+
+
+def trains_on(spec: VisionSpec) -> None:
+    """All columns."""
 
 
 def partition(spec: VisionSpec) -> Partition:

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from ray.data import DataContext
 from ray.exceptions import RayError
 
 from cluster.errors import DataError, user_error_in
 from cluster.lifecycle import Cluster
-from jobs.dataset import ClusterBlocks, LocalBlocks, as_table, each
+from jobs.dataset import as_table, each
 
 NUM_ROWS = 5
 PATHS = [f"file-{number}-of-{number % 4}" for number in range(13)]
@@ -47,45 +46,6 @@ def test_a_large_file_comes_in_several_blocks(cluster: Cluster, monkeypatch: pyt
     rows = each(["large-of-9"], blocks_in).materialize()
     assert rows.num_blocks() > 1
     assert rows.count() == 9 * NUM_ROWS
-
-
-KINDS = [LocalBlocks, pytest.param(ClusterBlocks, marks=pytest.mark.ray)]
-Kind = type[LocalBlocks] | type[ClusterBlocks]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_blocks_are_mapped_and_collected_each_whole_and_once(kind: Kind, cluster: Cluster) -> None:
-    blocks = kind.of_each(PATHS, blocks_in)
-    assert blocks.num_rows == len(every_row())
-    assert rows_of(blocks.table()) == every_row()
-    halved = blocks.map(lambda block: block.filter(pc.less(block.column("row"), 2)))
-    sizes = halved.collect(lambda block, factor: block.num_rows * factor, 10)
-    assert sum(sizes) == 10 * halved.num_rows == 10 * sum(row[2] < 2 for row in every_row())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("keys", [["path"], ["row", "block"], None])
-def test_rows_of_equal_keys_come_together(kind: Kind, keys: list[str] | None, cluster: Cluster) -> None:
-    blocks = kind.of_each(PATHS, blocks_in).together(keys, block_bytes=200)
-    assert rows_of(blocks.table()) == every_row()
-    found = blocks.collect(lambda block: [tuple(row[key] for key in keys or []) for row in block.to_pylist()])
-    groups = [set(block) for block in found if block]
-    assert sum(map(len, groups)) == len(set().union(*groups))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_read_is_a_table_without_columns(kind: Kind, cluster: Cluster) -> None:
-    blocks = kind.of_each(["file-of-0"], blocks_in)
-    assert (blocks.num_rows, blocks.table().num_columns) == (0, 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_user_error_of_a_block_is_raised_as_one(kind: Kind, cluster: Cluster) -> None:
-    def refuse(block: pa.Table) -> int:
-        raise DataError(f"{block.num_rows} rows are too few")
-
-    with pytest.raises(DataError, match=r"^5 rows are too few$"):
-        kind.of_each(["one-of-1"], blocks_in).collect(refuse)
 
 
 @pytest.mark.ray

@@ -37,10 +37,11 @@ def text(values: Sequence[str | None]) -> pa.Array:
 
 
 def fitted(step: S, rows: pa.Table, cuts: Sequence[int] = ()) -> S:
-    """Fitted on the rows in parts that are cut so, merged last part first."""
+    """Fitted on the rows in parts that are cut so, merged last part first, the first two before the others."""
     edges = [0, *sorted(min(cut, rows.num_rows) for cut in cuts), rows.num_rows]
     parts = [rows.slice(start, end - start) for start, end in pairwise(edges)]
-    return step.fitted(step.merge([step.statistics(TrainRows(part)) for part in reversed(parts)]))
+    found = [step.statistics(TrainRows(part)) for part in reversed(parts)]
+    return step.fitted(step.merge([step.merge(found[:2]), *found[2:]]))
 
 
 def made(step: Step, rows: pa.Table) -> dict[str, list[Any]]:

@@ -88,7 +88,7 @@ def fitted(kind: str, spec: Any, events: dict[str, Any], items: pa.Table | None 
     transform = Transform(workload.steps(spec))
     transform = transform.fit([train])
     rows = transform.apply(train.table)
-    lookups = workload.lookups(transform, items or pa.table({}), TrainRows(rows))
+    lookups = workload.lookups(transform, items or pa.table({}), lambda: TrainRows(rows))
     return Sample(kind, spec, transform.with_lookups(lookups), rows)
 
 

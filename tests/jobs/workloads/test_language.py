@@ -312,6 +312,6 @@ def test_nothing_else_is_asked_of_the_data() -> None:
     train = prepared(TEXTS, TEXTS).train
     assert language.item_columns(SPEC) == ()
     assert language.steps(SPEC) == ()
-    assert language.lookups(NOTHING_FITTED, pa.table({}), train) == {}
+    assert language.lookups(NOTHING_FITTED, pa.table({}), lambda: train) == {}
     assert language.draw(SPEC, NOTHING_FITTED, torch.Generator()) == {}
     assert np.array_equal(train.table.column("num_tokens").to_numpy() > 0, [True] * train.table.num_rows)

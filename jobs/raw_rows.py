@@ -1,0 +1,105 @@
+"""A raw table as typed rows: every value checked, and each bad row in quarantine with the reason."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.errors import DataError
+from cluster.storage import Storage
+from jobs.blocks import Blocks, ClusterBlocks, LocalBlocks, of_parts
+from jobs.features.columns import REASON, Column, check_rows
+from jobs.prepared_files import as_parquet
+from jobs.raw import RawBlock, read_blocks
+
+NUM_REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """One raw table and where its bad rows go."""
+
+    storage: Storage
+    path: str
+    files: tuple[str, ...]
+    columns: tuple[Column, ...]
+    quarantine: str
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """What a table's bad rows are."""
+
+    num_rows: int
+    reasons: tuple[str, ...]
+    """Of the first few."""
+
+
+def good_rows(table: RawTable, in_process: bool) -> Blocks:
+    """The rows that break no rule, in blocks; with the first pass over them the others are in quarantine."""
+    table.storage.remove(table.quarantine)
+
+    def read(path: str) -> Iterator[pa.Table]:
+        for number, block in enumerate(read_blocks(table.storage, path, table.columns)):
+            yield _good(table, path, number, block)
+
+    load = of_parts(table.files, read)
+    if in_process:
+        return LocalBlocks.loaded(len(table.files), load)
+    rows = ClusterBlocks(len(table.files), load)
+    return rows if all(path.endswith(".parquet") for path in table.files) else rows.kept()
+
+
+def quarantined(table: RawTable) -> Quarantine:
+    """What is in quarantine once all rows were read."""
+    files = table.storage.files(table.quarantine)
+    filesystem = table.storage.filesystem
+    num_rows = sum(pq.read_metadata(info.path, filesystem=filesystem).num_rows for info in files)
+    reasons: list[str] = []
+    if files:
+        first = pq.read_table(files[0].path, columns=["reason"], filesystem=filesystem)
+        reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
+    return Quarantine(num_rows, tuple(reasons))
+
+
+def check_quarantine(table: RawTable, num_good: int, found: Quarantine, max_bad_fraction: float) -> None:
+    """Refuse a table that has too many bad rows.
+
+    Raises:
+        DataError: there are no rows, or too many bad ones.
+    """
+    storage, num_bad = table.storage, found.num_rows
+    num_rows = num_good + num_bad
+    if num_rows == 0:
+        raise DataError(f"raw data '{table.path}' in '{storage.uri}' has a header but no rows")
+    if num_good == 0 or num_bad > max_bad_fraction * num_rows:
+        raise DataError(
+            f"{num_bad:,} of {num_rows:,} rows of '{table.path}' ({num_bad / num_rows:.1%}) are bad, "
+            f"prepare.max_bad_fraction={max_bad_fraction:g} allows {max_bad_fraction:.1%}. "
+            f"First: {'; '.join(found.reasons)}. All are in '{storage.path(table.quarantine)}' with the reason; "
+            "mend them, or raise the limit"
+        )
+
+
+def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
+    """Check one block; its bad rows are written under a name that a second try of the task writes again."""
+    checked = check_rows(block.rows, table.columns)
+    reasons_of_rows = checked.column(REASON)
+    rows = checked.drop_columns([REASON])
+    if reasons_of_rows.null_count == checked.num_rows and not block.unreadable:
+        return rows
+    is_bad = pc.is_valid(reasons_of_rows)
+    name = f"{table.quarantine}/{hashlib.sha256(path.encode()).hexdigest()[:12]}-{number:06d}.parquet"
+    if not table.storage.exists(name):  # later passes find what the first one wrote
+        table.storage.write(name, as_parquet(_told(block, is_bad, reasons_of_rows, path)))
+    return rows.filter(pc.invert(is_bad))
+
+
+def _told(block: RawBlock, is_bad: pa.ChunkedArray, reasons_of_rows: pa.ChunkedArray, path: str) -> pa.Table:
+    """The bad rows as people read them."""
+    texts = [str(row) for row in block.rows.filter(is_bad).to_pylist()] + [text for text, _ in block.unreadable]
+    reasons = reasons_of_rows.filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
+    return pa.table({"source": pa.array([path] * len(reasons), pa.string()), "reason": reasons, "row": texts})
