@@ -39,8 +39,10 @@ class Cluster:
 
 
 @contextmanager
-def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
-    """Connect this process to a cluster for the length of the block; `num_cpus` is the size of an embedded one.
+def connected(num_cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[Cluster]:
+    """Connect this process to a cluster for the length of the block.
+
+    `num_cpus` and `object_store_bytes` are the size of an embedded one; by default all CPUs, and what Ray thinks fit.
 
     A process that is connected already stays so, on the same cluster, also after the block.
 
@@ -51,7 +53,7 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
         yield _current()
         return
     address = find_address()
-    with _embedded(num_cpus) if address is None else _joined(address):
+    with _embedded(num_cpus, object_store_bytes) if address is None else _joined(address):
         try:
             yield _current()
         finally:
@@ -115,14 +117,20 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _embedded(num_cpus: int | None) -> Iterator[None]:
+def _embedded(num_cpus: int | None, object_store_bytes: int | None) -> Iterator[None]:
     scratch = make_scratch()
     try:
         with applied(local_environment(num_cpus or os.cpu_count() or 1, scratch)):
             ensure_token()
             _adopt_authentication()
             try:
-                ray.init(address="local", num_cpus=num_cpus, log_to_driver=True, logging_level=logging.WARNING)
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=object_store_bytes,
+                    log_to_driver=True,
+                    logging_level=logging.WARNING,
+                )
             except (OSError, RuntimeError) as error:
                 raise ClusterError(
                     f"an embedded cluster could not be started: {error}. The cause is in raylet.err and "

@@ -13,6 +13,7 @@ from jobs.features.row_hash import row_hashes
 
 SECOND = 1
 """The seed of a second hash: two keys with both alike are one key."""
+_FIRST_BITS = 22
 
 
 def key_hashes(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
@@ -53,11 +54,7 @@ def losers(
 def _claims(block: pa.Table, number: int, candidates: np.ndarray, keys: Sequence[str], time: str | None) -> pa.Table:
     """Of each row with one of these hashes: its key, its moment, a hash of all that it says, and where it is."""
     hashes = key_hashes(block, keys)
-    if not len(candidates):
-        places = np.array([], np.int64)
-    else:
-        nearest = np.minimum(np.searchsorted(candidates, hashes), len(candidates) - 1)
-        places = np.flatnonzero(candidates[nearest] == hashes)
+    places = _places_of(candidates, hashes)
     rows = block.take(pa.array(places))
     moments = rows.column(time).to_numpy() if time else np.zeros(len(places), np.int64)
     return pa.table(
@@ -70,6 +67,18 @@ def _claims(block: pa.Table, number: int, candidates: np.ndarray, keys: Sequence
             "place": pa.array(places, pa.int64()),
         }
     )
+
+
+def _places_of(candidates: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Where `hashes` are among the candidates, which are in rising order. Most are ruled out by their first bits."""
+    is_seen = np.zeros(1 << _FIRST_BITS, bool)
+    is_seen[candidates >> np.uint64(64 - _FIRST_BITS)] = True
+    places = np.flatnonzero(is_seen[hashes >> np.uint64(64 - _FIRST_BITS)])
+    if not len(places):
+        return places
+    nearest = np.minimum(np.searchsorted(candidates, hashes[places]), len(candidates) - 1)
+    found: np.ndarray = places[candidates[nearest] == hashes[places]]
+    return found
 
 
 def _behind(claims: pa.Table) -> np.ndarray:

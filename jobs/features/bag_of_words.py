@@ -104,6 +104,11 @@ class BagOfWords(Step):
         """How many terms, and the first ones."""
         return f"{self.column}: {self.size:,} terms: {', '.join(self._terms.slice(0, 8).to_pylist())}"
 
+    @property
+    def length(self) -> int:
+        """Of the lists."""
+        return self.size
+
     @cached_property
     def size(self) -> int:
         """How many entries each list has."""

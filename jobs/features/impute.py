@@ -66,7 +66,9 @@ class Impute(Step):
         if self.of == "text":
             return count_values(column)
         values = column.drop_null().to_numpy().astype(float)
-        return moments_table(values) if self.fill == "mean" else counts_table(values, max_cells(self.exact))
+        return (
+            moments_table(values, squares=False) if self.fill == "mean" else counts_table(values, max_cells(self.exact))
+        )
 
     def merge(self, parts: Sequence[pa.Table]) -> pa.Table:
         """Added up exactly."""

@@ -89,6 +89,11 @@ class OneHot(Step):
         more = f" and {len(values) - 10:,} more" if len(values) > 10 else ""
         return f"{self.column}: {', '.join(values[:10])}{more}{'; others' if self.others == 'entry' else ''}"
 
+    @property
+    def length(self) -> int:
+        """Of the lists."""
+        return self.size
+
     @cached_property
     def size(self) -> int:
         """How many entries each list has."""

@@ -26,9 +26,9 @@ class Scaling(Step):
     column: str
     output: str = ""
     """The column to put it in; by default `column` itself."""
-    method: Literal["standard", "min_max", "robust"] = "standard"
+    method: Literal["standard", "min_max", "robust", "none"] = "standard"
     """Centre and width: mean and standard deviation; the least number and the way to the greatest; the median and the
-    distance of the quartiles."""
+    distance of the quartiles; `none` takes numbers as they are."""
     groups: int = Field(1, ge=1)
     """A list is made of so many stretches of one length, such as the channels of an image, each scaled on its own."""
     of_lists: bool = False
@@ -43,6 +43,11 @@ class Scaling(Step):
         if self.of_lists and self.method == "robust":
             raise ValueError("method=robust scales single numbers; for lists take standard or min_max")
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Unless numbers stay as they are."""
+        return self.method != "none"
 
     @property
     def reads(self) -> dict[str, ColumnKind]:
@@ -110,12 +115,16 @@ class Scaling(Step):
 
     def told(self) -> str:
         """The first group's numbers."""
+        if not self.learns:
+            return ""
         centre, width = (values[0] for values in self._centres_widths)
         more = f", and {self.groups - 1} more groups" if self.groups > 1 else ""
         return f"{self.column}: less {centre:g}, divided by {width:g} ({self.method}){more}"
 
     @cached_property
     def _centres_widths(self) -> tuple[list[float], list[float]]:
+        if not self.learns:
+            return [0.0] * self.groups, [1.0] * self.groups
         state = self.state()
         return state.column("center").to_pylist(), state.column("width").to_pylist()
 

@@ -46,8 +46,8 @@ class TrainRows:
     table: pa.Table
 
     def __post_init__(self) -> None:
-        foreign = set(pc.unique(self.table.column(SPLIT)).to_pylist()) - {"train"}
-        if foreign:
+        if (pc.sum(pc.equal(self.table.column(SPLIT), "train")).as_py() or 0) != self.table.num_rows:
+            foreign = set(pc.unique(self.table.column(SPLIT)).to_pylist()) - {"train"}
             raise ValueError(f"fit takes training rows only, these hold {sorted(map(str, foreign))}")
 
     @classmethod

@@ -51,6 +51,20 @@ class Step(Spec):
         """The columns that it adds, or puts in the place of those of the same name."""
         raise NotImplementedError
 
+    @property
+    def length(self) -> int | None:
+        """Of a fitted step that makes lists which all have so many entries; None of any other step."""
+        return None
+
+    @property
+    def takes_length_of(self) -> str | None:
+        """The column whose lists' length is all that the step learns, where that is so."""
+        return None
+
+    def with_length(self, length: int) -> Self:
+        """The step fitted on lists of this length; asked only where `takes_length_of` names a column."""
+        raise NotImplementedError
+
     def statistics(self, train: TrainRows) -> pa.Table:
         """What one part of the training rows says; parts are seen on different machines."""
         return NOTHING

@@ -38,18 +38,31 @@ class Transform:
     lookups: dict[str, pa.Table] = field(default_factory=dict)
 
     @cached_property
+    def _lengths_from(self) -> dict[int, int]:
+        """The places of steps that learn nothing but a length, and of the steps that settle it once they are fitted."""
+        found: dict[int, int] = {}
+        makers: dict[str, int] = {}
+        for place, step in enumerate(self.steps):
+            maker = makers.get(step.takes_length_of or "")
+            if maker is not None and type(self.steps[maker]).length is not Step.length and self.steps[maker].learns:
+                found[place] = maker
+            makers |= dict.fromkeys(step.makes, place)
+        return found
+
+    @cached_property
     def _ready(self) -> tuple[int, ...]:
         """After how many scans each step can be applied."""
         ready: list[int] = []
         writers: dict[str, int] = {}
         before = after = 0
         side_by_side = ""
-        for step in self.steps:
+        for place, step in enumerate(self.steps):
             if step.leaves_out and step.kind != side_by_side:
                 before = after
             side_by_side = step.kind if step.leaves_out else ""
             barrier = before if step.leaves_out else after
-            ready.append(max([barrier, *(writers.get(name, 0) for name in step.reads)]) + step.learns)
+            scans = step.learns and place not in self._lengths_from
+            ready.append(max([barrier, *(writers.get(name, 0) for name in step.reads)]) + scans)
             writers |= dict.fromkeys(step.makes, ready[-1])
             if step.leaves_out:
                 after = max(after, ready[-1])
@@ -69,9 +82,11 @@ class Transform:
             train: as they were read.
         """
         found, rows = [], _Rows(train.table)
-        for step, ready in zip(self.steps, self._ready, strict=True):
-            if ready == scan and step.learns:
-                found.append(step.statistics(TrainRows(rows.table)))
+        fitted_now = set(self._fitted_in(scan))
+        for place, (step, ready) in enumerate(zip(self.steps, self._ready, strict=True)):
+            if place in fitted_now:
+                train = train if train.table is rows.table else TrainRows(rows.table)
+                found.append(step.statistics(train))
             elif ready < scan:
                 rows.change(step)
         return found
@@ -86,6 +101,10 @@ class Transform:
         steps = list(self.steps)
         for place, statistics in zip(self._fitted_in(scan), self.merged(scan, parts), strict=True):
             steps[place] = steps[place].fitted(statistics)
+        for place, maker in self._lengths_from.items():
+            length = steps[maker].length if self._ready[maker] == scan else None
+            if length is not None:
+                steps[place] = steps[place].with_length(length)
         return Transform(tuple(steps), self.lookups)
 
     def fit(self, parts: Sequence[TrainRows]) -> "Transform":
@@ -100,7 +119,7 @@ class Transform:
         return [
             place
             for place, (step, ready) in enumerate(zip(self.steps, self._ready, strict=True))
-            if ready == scan and step.learns
+            if ready == scan and step.learns and place not in self._lengths_from
         ]
 
     def with_lookups(self, lookups: dict[str, pa.Table]) -> "Transform":

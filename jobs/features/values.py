@@ -96,7 +96,9 @@ def _decoded(value: bytes | None) -> str | None:
 
 
 def _trimmed(text: pa.Array) -> pa.Array:
-    return _only(pc.utf8_trim_whitespace(text), r"(?s).")
+    trimmed = pc.utf8_trim_whitespace(text)
+    is_empty = pc.equal(pc.binary_length(trimmed), 0)
+    return pc.if_else(is_empty, pa.scalar(None, pa.string()), trimmed) if pc.any(is_empty).as_py() else trimmed
 
 
 def _only(text: pa.Array, pattern: str) -> pa.Array:

@@ -52,11 +52,27 @@ class Vector(Step):
                 f"column '{self.column}' has {found} in the training rows, a vector is of one length; "
                 "let a step such as one_hot or bag_of_words make it"
             )
-        return self.with_state(pa.table({"length": pa.array(lengths, pa.int32())}))
+        return self.with_length(lengths[0])
+
+    @property
+    def takes_length_of(self) -> str:
+        """The lists."""
+        return self.column
+
+    def with_length(self, length: int) -> "Vector":
+        """The step of this length."""
+        return self.with_state(pa.table({"length": pa.array([length], pa.int32())}))
+
+    @property
+    def length(self) -> int:
+        """Of the lists."""
+        return self.size
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of float32."""
         column = table.column(self.column).combine_chunks()
+        if not column.null_count and pc.all(pc.equal(pc.list_value_length(column), self.size)).as_py():
+            return put(table, self.output, column)
         fits = pc.fill_null(pc.equal(pc.list_value_length(column), self.size), False).to_numpy(zero_copy_only=False)
         values = np.zeros((table.num_rows, self.size), np.float32)
         values[fits] = column.filter(pa.array(fits)).flatten().to_numpy().reshape(-1, self.size)

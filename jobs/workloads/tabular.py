@@ -53,6 +53,8 @@ class TabularSpec(Spec):
     """Columns of categories; a cell may be empty."""
     vectors: tuple[str, ...] = ()
     """Columns of lists of numbers, all of one length, such as steps of `prepare` make; taken as they are."""
+    standardize: bool = True
+    """Whether numbers are standardised; if not, they are taken as they are, scaled by steps of `prepare` or not."""
     hidden_dim: int = Field(64, ge=1)
     feed_forward_dim: int = Field(128, ge=1)
     """Inside each block."""
@@ -99,9 +101,10 @@ def unfold(spec: TabularSpec, events: pa.Table) -> pa.Table:
 
 
 def steps(spec: TabularSpec) -> tuple[Step, ...]:
-    """Numbers are scaled; categories and labels of the training rows get an index each."""
+    """Numbers are scaled, or only named; categories and labels of the training rows get an index each."""
+    method: Literal["standard", "none"] = "standard" if spec.standardize else "none"
     return (
-        *(Scaling(column=name, output=NUMBER + name) for name in spec.numeric),
+        *(Scaling(column=name, output=NUMBER + name, method=method) for name in spec.numeric),
         *(Vocabulary(column=name, output=CATEGORY + name) for name in spec.categorical),
         *(Vector(column=name, output=VECTOR + name) for name in spec.vectors),
         Vocabulary(column=spec.label, output=classification.CLASS),

@@ -64,3 +64,10 @@ def test_further_columns_keep_sums_apart() -> None:
     merged = merge_moments(parts, by=("group",)).to_pylist()
     counts = {row["group"]: row["low"] for row in merged if row["what"] == 0}
     assert counts == {0: 3, 1: 1}
+
+
+@settings(max_examples=50)
+@given(FINITE)
+def test_without_squares_count_and_sum_are_the_same(values: list[float]) -> None:
+    found, full = (moments(moments_table(np.array(values), squares=squares)) for squares in (False, True))
+    assert (found.count, found.total, found.squares) == (full.count, full.total, 0)

@@ -86,3 +86,11 @@ def test_a_table_without_rows_stays_one() -> None:
     step = fitted(Scaling(column="x", output="y"), pa.array([1.0, 2.0]))
     assert applied(step, pa.array([], pa.float64())) == []
     assert applied(step, pa.array([], pa.list_(pa.float32()))) == []
+
+
+def test_numbers_may_be_taken_as_they_are() -> None:
+    step = Scaling(column="x", output="y", method="none")
+    assert not step.learns
+    assert applied(step, pa.array([1.5, None, 1e-3])) == [1.5, None, float(np.float32(1e-3))]
+    assert step.apply_row({"x": 1e-3}) == {"y": float(np.float32(1e-3))}
+    assert step.told() == ""

@@ -13,6 +13,8 @@ from sklearn.preprocessing import OneHotEncoder
 from torch.nn import functional as F
 
 from jobs.examples import credit
+from jobs.features.split import TrainRows
+from jobs.features.transform import Transform
 from jobs.workloads import tabular
 from jobs.workloads.tabular import Embedding, TabularSpec
 from tests.jobs.workloads.example import Prepared
@@ -216,3 +218,10 @@ def test_on_the_credit_data_it_is_no_worse_than_logistic_regression() -> None:
 def test_columns_that_cannot_be_told_apart_are_refused(columns: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TabularSpec(label="status", **columns)
+
+
+def test_numbers_that_steps_have_scaled_may_be_taken_as_they_are() -> None:
+    spec = TabularSpec(label="late", numeric=("delay",), standardize=False)
+    rows = pa.table({"delay": [0.25, None], "late": ["yes", "no"], "split": ["train", "train"]})
+    applied = Transform(tabular.steps(spec)).fit([TrainRows(rows)]).apply(rows)
+    assert applied.column("number:delay").to_pylist() == [0.25, None]
