@@ -9,7 +9,7 @@ refused to quarantine/<name>/<key>/.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +32,12 @@ from jobs.prepared import read_train, read_transform
 from jobs.prepared_files import Written, merge_written, write_block
 from jobs.raw import check_headers
 from jobs.raw_rows import Quarantine, RawTable, check_quarantine, good_rows, quarantined
-from jobs.repeats import key_hashes, losers, repeated
+from jobs.repeats import losers, repeated
 from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transform_of
 from jobs.split_rows import split_rows
 from jobs.stage import main as stage_main
 from jobs.stage import spec_of
+from jobs.survey import survey
 from jobs.workloads import WORKLOADS, event_keys
 
 
@@ -59,11 +60,11 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     with _system_memory() if is_small else connected():
         bad_items, items = _items(spec, tables, is_small)
         rows = good_rows(tables["events"], is_small)
-        survey = _survey(rows, event_keys(spec.workload))
+        found = survey(rows, event_keys(spec.workload))
         bad = quarantined(tables["events"])
-        check_quarantine(tables["events"], survey.num_rows, bad, spec.prepare.max_bad_fraction)
+        check_quarantine(tables["events"], found.num_rows, bad, spec.prepare.max_bad_fraction)
         staged = storage.stage(folder)
-        repeats = _repeats(rows, spec, survey)
+        repeats = _repeats(rows, spec, found.key_hashes)
         split = split_rows(rows, spec.prepare.split, _time(spec), event_keys(spec.workload), repeats)
         written = _write(spec, storage, split, items, staged)
     manifest = {
@@ -72,7 +73,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         "num_rows": written.num_rows,
         "num_left_out": written.num_left_out,
         "num_repeated": sum(map(len, repeats.values())),
-        "num_read": survey.num_rows + bad.num_rows,
+        "num_read": found.num_rows + bad.num_rows,
         "num_bad": bad.num_rows,
         "num_bad_items": bad_items.num_rows,
         "files": dict(sorted(written.sha256.items())),
@@ -149,29 +150,9 @@ def _items(spec: RingSpec, tables: dict[str, RawTable], in_process: bool) -> tup
     return bad, rows
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What a first look at the good rows says."""
-
-    num_rows: int
-    key_hashes: tuple[np.ndarray, ...]
-
-
-def _survey(rows: Blocks, keys: tuple[str, ...]) -> _Survey:
-    """Read all rows once."""
-
-    def survey(block: pa.Table, number: int) -> _Survey:
-        return _Survey(block.num_rows, (key_hashes(block, keys),))
-
-    def merge(parts: Sequence[_Survey]) -> _Survey:
-        return _Survey(sum(part.num_rows for part in parts), tuple(h for part in parts for h in part.key_hashes))
-
-    return rows.collect("prepare: reading", survey, merge) or _Survey(0, ())
-
-
-def _repeats(rows: Blocks, spec: RingSpec, survey: _Survey) -> dict[int, np.ndarray]:
+def _repeats(rows: Blocks, spec: RingSpec, hashes: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
     """The places of rows whose key another row has, by the number of their block."""
-    candidates = repeated(survey.key_hashes)
+    candidates = repeated(hashes)
     if not len(candidates):
         return {}
     time = WORKLOADS[spec.workload.kind].time
