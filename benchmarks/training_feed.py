@@ -1,6 +1,6 @@
 """How fast prepared rows reach a training step, beside PyTorch DataLoaders over the same Parquet files.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.training_feed [--rounds 5]
+    OMP_NUM_THREADS=1 python -m benchmarks.training_feed [--rounds 4]
 
 A turn is one shuffled epoch in this process, once into an empty step and once into that of a small MLP; all feeds take
 turns within a round, and a ratio is that of two turns of one round. What our reader reads ahead for the next epoch is
@@ -292,7 +292,7 @@ def table(turns: dict[Any, Any], names: list[str]) -> list[str]:
 def main() -> None:
     """Prepare, measure, and write the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     num_rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     environment = {**TRAIN_ENVIRONMENT, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
