@@ -134,7 +134,8 @@ class Feed:
         """This worker's part of the global batch of step `number`, counted over all epochs."""
         layout = self._layout
         places, weight = replica_rows(batch.num_rows, layout.replica(self._rank), layout.num_replicas, self._batch_size)
-        rows = self._source.tensors(batch.take(places))
+        is_whole = np.array_equal(places, np.arange(batch.num_rows))  # then a copy would be for nothing
+        rows = self._source.tensors(batch if is_whole else batch.take(places))
         rows |= {name: self._stretch(rows[name]) for name in self._source.sequence}
         rows |= {"key": torch.from_numpy(row_keys(self._seed, number, places)), "weight": torch.from_numpy(weight)}
         drawn = self._source.draw(step_generator(self._seed, number, "draw"))

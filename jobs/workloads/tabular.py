@@ -228,10 +228,10 @@ def tensors(rows: pa.Table) -> Batch:
 
     A missing number is 0, the mean, with a 1 in `is_missing`; a class that training did not show is -1.
     """
-    numbers = _matrix(rows, NUMBER, np.float32)
+    numbers = torch.from_numpy(_matrix(rows, NUMBER, np.float32))
     return {
-        "numbers": torch.from_numpy(np.nan_to_num(numbers)),
-        "is_missing": torch.from_numpy(np.isnan(numbers).astype(np.float32)),
+        "numbers": numbers.nan_to_num(),
+        "is_missing": numbers.isnan().to(torch.float32),
         "vectors": torch.from_numpy(_vectors(rows)),
         "categories": torch.from_numpy(_matrix(rows, CATEGORY, np.int64)),
         "class": classification.classes(rows),
