@@ -146,9 +146,8 @@ class Transform:
         """What each step does and has learned, a line each, for people."""
         lines = []
         for number, step in enumerate(self.steps, start=1):
-            given = {key: value for key, value in step.settings().items() if key != "kind" and value != ""}
-            settings = "  ".join(f"{key}={_plain(value)}" for key, value in given.items())
-            lines += [f"{number}. {step.kind}  {settings}", *([f"     {step.told()}"] if step.told() else [])]
+            learned = [f"     {step.told()}"] if step.told() else []
+            lines += [f"{number}. {step.kind}  {settings_told(step)}", *learned]
         return "\n".join(lines)
 
     def _with_raw(self, table: pa.Table) -> pa.Table:
@@ -183,6 +182,12 @@ class Transform:
             for number, settings in enumerate(names["steps"])
         )
         return cls(steps, {name: _as_table(row.column(f"lookup:{name}")) for name in names["lookups"]})
+
+
+def settings_told(step: Step) -> str:
+    """What a step was given, in a line for people."""
+    given = {key: value for key, value in step.settings().items() if key != "kind" and value not in ("", None)}
+    return "  ".join(f"{key}={_plain(value)}" for key, value in given.items())
 
 
 def _changed(step: Step, table: pa.Table) -> pa.Table:
