@@ -2,9 +2,10 @@
 
     python -m jobs.prepare jobs/specs/recommender.yaml
     python -m jobs.prepare describe jobs/specs/recommender.yaml
+    python -m jobs.prepare report jobs/specs/recommender.yaml
 
-Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, and the rows that were
-refused to quarantine/<name>/<key>/.
+Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, report.html and
+profile.json, and the rows that were refused to quarantine/<name>/<key>/.
 """
 
 import hashlib
@@ -30,10 +31,15 @@ from jobs.features.columns import REASON, Column, check_rows, rename
 from jobs.features.distinct import last_of_each
 from jobs.features.split import SPLIT, SPLITS, TrainRows, split_by_hash, split_by_time
 from jobs.features.step import Step
+from jobs.features.survey import Survey, bound_for, merge, survey
 from jobs.features.transform import Transform
 from jobs.lineage import Made, prepare_inputs, raw_files, why_new
 from jobs.prepared import read_train, read_transform
 from jobs.raw import RawBlock, check_headers, read_blocks
+from jobs.report.files import PAGE, keys_of, local_page, raw_table, read_reasons, roles
+from jobs.report.files import write as write_report
+from jobs.report.report import RawTable
+from jobs.report.report import report as report_of
 from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transform_of
 from jobs.stage import main as stage_main
 from jobs.stage import spec_of
@@ -55,7 +61,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     parent = f"prepared/{spec.name}"
     folder = f"{parent}/{inputs.key}"
     if storage.is_published(folder):
-        return Made("prepare", folder, False, "unchanged", _summary(storage.manifest(folder)))
+        return Made("prepare", folder, False, "unchanged", _summary(storage, folder, storage.manifest(folder)))
     why = why_new(storage, parent, inputs)
     tables = _tables(spec, storage, inputs.key)
     for table in tables.values():
@@ -66,9 +72,18 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         events, items = read["events"], read.get("items")
         staged = storage.stage(folder)
         written = _write(spec, storage, events.rows, items.rows.table() if items else pa.table({}), staged)
+        raw = [_raw_table(spec, storage, name, tables[name], table) for name, table in read.items()]
+    created_at = datetime.now(UTC)
+    when = f"{created_at:%Y-%m-%d %H:%M} UTC"
+    fitted, surveys = written.transform, written.surveys
+    write_report(
+        storage,
+        staged,
+        report_of(spec.name, folder, when, raw, fitted, surveys, roles(spec), written.num_left_out),
+    )
     manifest = {
         **inputs.as_manifest(),
-        "created_at": datetime.now(UTC).isoformat(),
+        "created_at": created_at.isoformat(),
         "num_rows": written.num_rows,
         "num_left_out": written.num_left_out,
         "num_read": events.num_rows,
@@ -76,7 +91,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         "num_bad_items": items.num_bad if items else 0,
     }
     storage.commit(staged, folder, manifest)
-    return Made("prepare", folder, True, why, _summary(manifest))
+    return Made("prepare", folder, True, why, _summary(storage, folder, manifest))
 
 
 def plan(spec: RingSpec, storage: Storage) -> str:
@@ -204,6 +219,9 @@ class _Written:
     """Of each split."""
     num_left_out: int
     """Training rows that steps left out."""
+    surveys: dict[str, Survey]
+    """Of each split's prepared rows."""
+    transform: Transform
 
 
 def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, staged: str) -> _Written:
@@ -213,13 +231,18 @@ def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, st
     split = _split(events, spec)
     transform = _fitted(split, transform_of(spec))
 
-    def write_block(block: pa.Table, fitted: Transform) -> list[int]:
+    bound = bound_for(split.num_rows)
+
+    def write_block(block: pa.Table, fitted: Transform) -> list[Survey]:
         rows = fitted.prepare(block).sort_by([(name, "ascending") for name in workload.ties])
         with ThreadPoolExecutor(len(SPLITS)) as threads:  # Arrow compresses without Python's lock
-            return list(threads.map(lambda name: _write_split(storage, staged, rows, name), SPLITS))
+            return list(
+                threads.map(lambda name: _write_split(storage, staged, rows, name, workload.ties, bound), SPLITS)
+            )
 
-    counts = split.collect(write_block, transform)
-    num_rows = {name: sum(of_split) for name, of_split in zip(SPLITS, zip(*counts, strict=True), strict=True)}
+    parts = split.collect(write_block, transform)
+    surveys = {name: merge(of_split) for name, of_split in zip(SPLITS, zip(*parts, strict=True), strict=True)}
+    num_rows = {name: of_split.num_rows for name, of_split in surveys.items()}
     if not all(num_rows.values()):
         raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
     train = read_train(storage, staged, workload.ties)
@@ -227,7 +250,7 @@ def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, st
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
-    return _Written(num_rows, split.num_rows - sum(num_rows.values()))
+    return _Written(num_rows, split.num_rows - sum(num_rows.values()), surveys, transform)
 
 
 def _split(events: Blocks, spec: RingSpec) -> Blocks:
@@ -262,7 +285,7 @@ def _named(step: Step) -> str:
     return f"{step.kind} of {', '.join(step.reads)}"
 
 
-def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> int:
+def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str, keys: tuple[str, ...], bound: int) -> Survey:
     """Write a block's rows of one split, named by what they are, so that a second try writes the same file."""
     kept = rows.filter(pc.equal(rows.column(SPLIT), name)).drop_columns([SPLIT])
     if kept.num_rows:
@@ -270,7 +293,16 @@ def _write_split(storage: Storage, staged: str, rows: pa.Table, name: str) -> in
         for batch in kept.combine_chunks().to_batches():
             digest.update(batch.serialize())
         _write_parquet(storage, f"{staged}/{name}/{digest.hexdigest()[:16]}.parquet", kept)
-    return int(kept.num_rows)
+    return survey(kept, keys, bound)
+
+
+def _raw_table(spec: RingSpec, storage: Storage, name: str, table: _RawTable, read: _Read) -> RawTable:
+    """One raw table of the report: its good rows as they came in, and why the others are in quarantine."""
+    keys, bound = keys_of(spec, table.columns), bound_for(read.rows.num_rows)
+    found = merge(read.rows.collect(lambda block: survey(block, keys, bound)))
+    files = len(table.paths), _num_bytes(storage, table.path)
+    reasons = read_reasons(storage, table.quarantine)
+    return raw_table(name, table.path, table.columns, files, (read.num_rows, read.num_bad), found, reasons)
 
 
 def _write_parquet(storage: Storage, relative: str, table: pa.Table) -> None:
@@ -279,11 +311,12 @@ def _write_parquet(storage: Storage, relative: str, table: pa.Table) -> None:
     storage.write(relative, sink.getvalue().to_pybytes())
 
 
-def _summary(manifest: dict[str, Any]) -> str:
+def _summary(storage: Storage, folder: str, manifest: dict[str, Any]) -> str:
     rows = ", ".join(f"{name} {count:,}" for name, count in manifest["num_rows"].items())
     bad = f"{manifest['num_bad']:,} of {manifest['num_read']:,} rows in quarantine"
     left_out = f"; steps left out {manifest['num_left_out']:,} training rows" if manifest["num_left_out"] else ""
-    return f"{rows}; {bad}{left_out}"
+    page = f"{storage.uri.rstrip('/')}/{folder}/{PAGE}"
+    return f"{rows}; {bad}{left_out}\nwhat came in and what was changed: {page}"
 
 
 def describe(spec: RingSpec, storage: Storage) -> str:
@@ -292,20 +325,35 @@ def describe(spec: RingSpec, storage: Storage) -> str:
     Raises:
         DataError: the rows of this spec are not prepared yet.
     """
+    folder = _prepared(spec, storage)
+    return f"{folder}\n{read_transform(storage, folder).told()}"
+
+
+def report(spec: RingSpec, storage: Storage) -> str:
+    """Where the page about the prepared rows lies on this machine; a copy of it, where the storage is elsewhere.
+
+    Raises:
+        DataError: the rows of this spec are not prepared yet.
+    """
+    return str(local_page(storage, _prepared(spec, storage), spec.name))
+
+
+def _prepared(spec: RingSpec, storage: Storage) -> str:
     folder = f"prepared/{spec.name}/{prepare_inputs(spec, storage).key}"
     if not storage.is_published(folder):
         raise DataError(
             f"the rows of '{spec.name}' in '{storage.uri}' are not prepared as this spec says, so there is nothing "
-            "learned to describe; run python -m jobs.prepare SPEC first"
+            "to show; run python -m jobs.prepare SPEC first"
         )
-    return f"{folder}\n{read_transform(storage, folder).told()}"
+    return folder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the stage from the command line, or describe what it made."""
-    if arguments[:1] == ["describe"]:
-        spec = spec_of(describe.__doc__ or "", arguments[1:])
-        print(describe(spec, Storage(spec.storage)))
+    """Run the stage from the command line, or show what it made."""
+    shows = {"describe": describe, "report": report}
+    if arguments and (show := shows.get(arguments[0])):
+        spec = spec_of(show.__doc__ or "", arguments[1:])
+        print(show(spec, Storage(spec.storage)))
         return 0
     return stage_main(__doc__ or "", run, plan, arguments)
 
