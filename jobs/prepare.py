@@ -2,14 +2,14 @@
 
     python -m jobs.prepare jobs/specs/recommender.yaml
     python -m jobs.prepare describe jobs/specs/recommender.yaml
+    python -m jobs.prepare report jobs/specs/recommender.yaml
 
-Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, and the rows that were
-refused to quarantine/<name>/<key>/.
+Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, report.html and
+profile.json, and the rows that were refused to quarantine/<name>/<key>/.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,20 +24,25 @@ from cluster.lifecycle import connected
 from cluster.storage import Storage
 from jobs.blocks import Blocks
 from jobs.features.columns import Column, rename
-from jobs.features.split import TrainRows
+from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
+from jobs.features.survey import Survey, bound_for, survey
 from jobs.features.transform import Transform
+from jobs.first_look import look_at
 from jobs.lineage import Made, prepare_inputs, raw_files, why_new
 from jobs.prepared import read_train, read_transform
-from jobs.prepared_files import Written, merge_written, write_block
+from jobs.prepared_files import Written, by_split, merge_written, write_block
 from jobs.raw import check_headers
 from jobs.raw_rows import Quarantine, RawTable, check_quarantine, good_rows, quarantined
 from jobs.repeats import losers, repeated
+from jobs.report.files import PAGE, keys_of, local_page, raw_table, read_reasons, roles
+from jobs.report.files import write as write_report
+from jobs.report.report import RawTable as ToldTable
+from jobs.report.report import report as report_of
 from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transform_of
 from jobs.split_rows import split_rows
 from jobs.stage import main as stage_main
 from jobs.stage import spec_of
-from jobs.survey import survey
 from jobs.workloads import WORKLOADS, event_keys
 
 
@@ -51,7 +56,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     parent = f"prepared/{spec.name}"
     folder = f"{parent}/{inputs.key}"
     if storage.is_published(folder):
-        return Made("prepare", folder, False, "unchanged", _summary(storage.manifest(folder)))
+        return Made("prepare", folder, False, "unchanged", _summary(storage, folder, storage.manifest(folder)))
     why = why_new(storage, parent, inputs)
     tables = _tables(spec, storage, inputs.key)
     for table in tables.values():
@@ -60,26 +65,37 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     with _system_memory() if is_small else connected():
         bad_items, items = _items(spec, tables, is_small)
         rows = good_rows(tables["events"], is_small)
-        found = survey(rows, event_keys(spec.workload))
+        seen = look_at(rows, event_keys(spec.workload))
         bad = quarantined(tables["events"])
-        check_quarantine(tables["events"], found.num_rows, bad, spec.prepare.max_bad_fraction)
+        check_quarantine(tables["events"], seen.num_rows, bad, spec.prepare.max_bad_fraction)
         staged = storage.stage(folder)
-        repeats = _repeats(rows, spec, found.key_hashes)
+        repeats = _repeats(rows, spec, seen.key_hashes)
         split = split_rows(rows, spec.prepare.split, _time(spec), event_keys(spec.workload), repeats)
-        written = _write(spec, storage, split, items, staged)
+        transform = _fitted(split, transform_of(spec))
+        num_rows = seen.num_rows - sum(map(len, repeats.values()))
+        written = _write(spec, storage, split, transform, num_rows, staged)
+        _save(spec, storage, transform, items, staged)
+    created_at = datetime.now(UTC)
+    raw = [_told(spec, tables["events"], "events", written.read, bad)]
+    if spec.raw.items:
+        found = survey(items, keys_of(spec, tables["items"].columns))
+        raw.append(_told(spec, tables["items"], "items", found, bad_items))
+    when = f"{created_at:%Y-%m-%d %H:%M} UTC"
+    told = report_of(spec.name, folder, when, raw, transform, written.surveys, roles(spec), written.num_left_out)
+    write_report(storage, staged, told)
     manifest = {
         **inputs.as_manifest(),
-        "created_at": datetime.now(UTC).isoformat(),
+        "created_at": created_at.isoformat(),
         "num_rows": written.num_rows,
         "num_left_out": written.num_left_out,
         "num_repeated": sum(map(len, repeats.values())),
-        "num_read": found.num_rows + bad.num_rows,
+        "num_read": seen.num_rows + bad.num_rows,
         "num_bad": bad.num_rows,
         "num_bad_items": bad_items.num_rows,
         "files": dict(sorted(written.sha256.items())),
     }
     storage.commit(staged, folder, manifest)
-    return Made("prepare", folder, True, why, _summary(manifest))
+    return Made("prepare", folder, True, why, _summary(storage, folder, manifest))
 
 
 def plan(spec: RingSpec, storage: Storage) -> str:
@@ -164,27 +180,42 @@ def _time(spec: RingSpec) -> str | None:
     return WORKLOADS[spec.workload.kind].time or spec.prepare.split.column
 
 
-def _write(spec: RingSpec, storage: Storage, rows: Blocks, items: pa.Table, staged: str) -> Written:
-    """Fit, transform and write."""
-    workload = WORKLOADS[spec.workload.kind]
-    transform = _fitted(rows, transform_of(spec))
-    columns = workload.trains_on(spec.workload)
+def _told(spec: RingSpec, table: RawTable, name: str, found: Survey, bad: Quarantine) -> ToldTable:
+    """A raw table as the report tells it."""
+    files = len(table.files), _num_bytes(table.storage, table.path)
+    rows = found.num_rows + bad.num_rows, bad.num_rows
+    reasons = read_reasons(table.storage, table.quarantine)
+    return raw_table(name, table.path, table.columns, files, rows, found, reasons)
+
+
+def _write(spec: RingSpec, storage: Storage, rows: Blocks, transform: Transform, num_rows: int, staged: str) -> Written:
+    """Transform all rows and write them, each split's side by side."""
+    workload, keys = WORKLOADS[spec.workload.kind], event_keys(spec.workload)
+    columns, bound = workload.trains_on(spec.workload), bound_for(num_rows)
 
     def write(block: pa.Table, number: int) -> Written:
+        read = survey(block.drop_columns([SPLIT]), keys, bound)
         kept = transform.prepare(block)
-        written = write_block(storage, staged, workload.unfold(spec.workload, kept), number, columns)
-        return replace(written, num_left_out=block.num_rows - kept.num_rows)
+        made = by_split(workload.unfold(spec.workload, kept))
+        files = write_block(storage, staged, made, number, columns)
+        surveys = {name: survey(of_split, workload.ties, bound) for name, of_split in made.items()}
+        return Written(files, read, surveys, block.num_rows - kept.num_rows)
 
     print("prepare: writing", flush=True)
     written = rows.collect("prepare: writing", write, merge_written)
     if written is None or not all(written.num_rows.values()):
         found = written.num_rows if written else "none"
         raise DataError(f"too few rows to split: {found}; give more data or larger shares in prepare.split")
+    return written
+
+
+def _save(spec: RingSpec, storage: Storage, transform: Transform, items: pa.Table, staged: str) -> None:
+    """Write what was fitted, and the workload's lookup tables."""
+    workload = WORKLOADS[spec.workload.kind]
     lookups = workload.lookups(transform, items, lambda: read_train(storage, staged, workload.ties))
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
-    return written
 
 
 def _fitted(rows: Blocks, transform: Transform) -> Transform:
@@ -215,11 +246,12 @@ def _named(step: Step) -> str:
     return f"{step.kind} of {', '.join(step.reads)}"
 
 
-def _summary(manifest: dict[str, Any]) -> str:
+def _summary(storage: Storage, folder: str, manifest: dict[str, Any]) -> str:
     rows = ", ".join(f"{name} {count:,}" for name, count in manifest["num_rows"].items())
     bad = f"{manifest['num_bad']:,} of {manifest['num_read']:,} rows in quarantine"
     left_out = f"; steps left out {manifest['num_left_out']:,} training rows" if manifest["num_left_out"] else ""
-    return f"{rows}; {bad}{left_out}"
+    page = f"{storage.uri.rstrip('/')}/{folder}/{PAGE}"
+    return f"{rows}; {bad}{left_out}\nwhat came in and what was changed: {page}"
 
 
 def describe(spec: RingSpec, storage: Storage) -> str:
@@ -228,20 +260,35 @@ def describe(spec: RingSpec, storage: Storage) -> str:
     Raises:
         DataError: the rows of this spec are not prepared yet.
     """
+    folder = _prepared(spec, storage)
+    return f"{folder}\n{read_transform(storage, folder).told()}"
+
+
+def report(spec: RingSpec, storage: Storage) -> str:
+    """Where the page about the prepared rows lies on this machine; a copy of it, where the storage is elsewhere.
+
+    Raises:
+        DataError: the rows of this spec are not prepared yet.
+    """
+    return str(local_page(storage, _prepared(spec, storage), spec.name))
+
+
+def _prepared(spec: RingSpec, storage: Storage) -> str:
     folder = f"prepared/{spec.name}/{prepare_inputs(spec, storage).key}"
     if not storage.is_published(folder):
         raise DataError(
             f"the rows of '{spec.name}' in '{storage.uri}' are not prepared as this spec says, so there is nothing "
-            "learned to describe; run python -m jobs.prepare SPEC first"
+            "to show; run python -m jobs.prepare SPEC first"
         )
-    return f"{folder}\n{read_transform(storage, folder).told()}"
+    return folder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the stage from the command line, or describe what it made."""
-    if arguments[:1] == ["describe"]:
-        spec = spec_of(describe.__doc__ or "", arguments[1:])
-        print(describe(spec, Storage(spec.storage)))
+    """Run the stage from the command line, or show what it made."""
+    shows = {"describe": describe, "report": report}
+    if arguments and (show := shows.get(arguments[0])):
+        spec = spec_of(show.__doc__ or "", arguments[1:])
+        print(show(spec, Storage(spec.storage)))
         return 0
     return stage_main(__doc__ or "", run, plan, arguments)
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from jobs.features.split import SPLIT, SPLITS
+from jobs.features.survey import Survey, merge
 
 ROW_GROUP_ROWS = 4096
 """Rows of a file that are read together: few, since training takes pages of rows from all over a split."""
@@ -18,43 +19,61 @@ ROW_GROUP_ROWS = 4096
 
 @dataclass(frozen=True)
 class Written:
-    """Files that were written."""
+    """What came of some blocks."""
 
-    num_rows: dict[str, int]
-    """Of each split."""
     sha256: dict[str, str]
     """Of each file, by its path in the folder."""
-    num_left_out: int = 0
+    read: Survey
+    """Of the rows before the first step."""
+    surveys: dict[str, Survey]
+    """Of each split's rows after the last."""
+    num_left_out: int
     """Training rows that steps left out."""
 
+    @property
+    def num_rows(self) -> dict[str, int]:
+        """Of each split."""
+        return {name: found.num_rows for name, found in self.surveys.items()}
 
-def write_block(storage: Storage, folder: str, rows: pa.Table, number: int, columns: Collection[str] | None) -> Written:
-    """Write a block's rows, those of a split next to each other.
+
+def merge_written(parts: Sequence[Written]) -> Written:
+    """What came of several."""
+    return Written(
+        {path: digest for part in parts for path, digest in part.sha256.items()},
+        merge([part.read for part in parts]),
+        {name: merge([part.surveys[name] for part in parts]) for name in SPLITS},
+        sum(part.num_left_out for part in parts),
+    )
+
+
+def by_split(rows: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each split, which lie side by side; without a copy."""
+    found, start = {}, 0
+    for name in SPLITS:
+        num_rows = pc.sum(pc.equal(rows.column(SPLIT), name)).as_py() or 0
+        found[name] = rows.slice(start, num_rows).drop_columns([SPLIT])
+        start += num_rows
+    return found
+
+
+def write_block(
+    storage: Storage, folder: str, rows: dict[str, pa.Table], number: int, columns: Collection[str] | None
+) -> dict[str, str]:
+    """Write a block's rows by split; returns the SHA-256 of each file by its path in the folder.
 
     Args:
         columns: those that training and validation rows keep, all by default; test rows keep all.
     """
-    num_rows, digests, start = {}, {}, 0
-    for name in SPLITS:
-        num_rows[name] = pc.sum(pc.equal(rows.column(SPLIT), name)).as_py() or 0
-        of_split = rows.slice(start, num_rows[name]).drop_columns([SPLIT])
-        start += num_rows[name]
+    digests = {}
+    for name, of_split in rows.items():
         if name != "test" and columns is not None:
             of_split = of_split.select([column for column in of_split.column_names if column in columns])
-        if num_rows[name]:
+        if of_split.num_rows:
             content = as_parquet(of_split)
-            digests[f"{name}/{number:018x}.parquet"] = hashlib.sha256(content).hexdigest()
-            storage.write(f"{folder}/{name}/{number:018x}.parquet", content)
-    return Written(num_rows, digests)
-
-
-def merge_written(parts: Sequence[Written]) -> Written:
-    """Several blocks' files as one."""
-    return Written(
-        {name: sum(part.num_rows[name] for part in parts) for name in SPLITS},
-        {path: digest for part in parts for path, digest in part.sha256.items()},
-        sum(part.num_left_out for part in parts),
-    )
+            path = f"{name}/{number:018x}.parquet"
+            digests[path] = hashlib.sha256(content).hexdigest()
+            storage.write(f"{folder}/{path}", content)
+    return digests
 
 
 def as_parquet(rows: pa.Table) -> bytes:

@@ -175,9 +175,10 @@ class Transform:
         """What each step does and has learned, a line each, for people."""
         lines = []
         for number, step in enumerate(self.steps, start=1):
-            given = {key: value for key, value in step.settings().items() if key != "kind" and value != ""}
-            settings = "  ".join(f"{key}={_plain(value)}" for key, value in given.items())
-            lines += [f"{number}. {step.kind}  {settings}", *([f"     {step.told()}"] if step.told() else [])]
+            lines += [
+                f"{number}. {step.kind}  {settings_told(step)}",
+                *([f"     {step.told()}"] if step.told() else []),
+            ]
         return "\n".join(lines)
 
     def _with_raw(self, table: pa.Table) -> pa.Table:
@@ -238,6 +239,12 @@ class _Rows:
             kept, self._kept = self._kept, None
             self._table = self._table.filter(pc.or_(kept, pc.not_equal(self._table.column(SPLIT), "train")))
         return self._table
+
+
+def settings_told(step: Step) -> str:
+    """What a step was given, in a line for people."""
+    given = {key: value for key, value in step.settings().items() if key != "kind" and value not in ("", None)}
+    return "  ".join(f"{key}={_plain(value)}" for key, value in given.items())
 
 
 def _plain(value: Any) -> str:

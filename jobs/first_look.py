@@ -11,7 +11,7 @@ from jobs.repeats import key_hashes
 
 
 @dataclass(frozen=True)
-class Survey:
+class FirstLook:
     """What a first look at the good rows says."""
 
     num_rows: int
@@ -19,14 +19,14 @@ class Survey:
     """Of some rows each, in no particular order."""
 
 
-def survey(rows: Blocks, keys: tuple[str, ...]) -> Survey:
+def look_at(rows: Blocks, keys: tuple[str, ...]) -> FirstLook:
     """Read all rows once; with it the bad ones are in quarantine."""
 
-    def look(block: pa.Table, number: int) -> Survey:
-        return Survey(block.num_rows, (key_hashes(block, keys),))
+    def look(block: pa.Table, number: int) -> FirstLook:
+        return FirstLook(block.num_rows, (key_hashes(block, keys),))
 
-    return rows.collect("prepare: reading", look, _merged) or Survey(0, ())
+    return rows.collect("prepare: reading", look, _merged) or FirstLook(0, ())
 
 
-def _merged(parts: Sequence[Survey]) -> Survey:
-    return Survey(sum(part.num_rows for part in parts), tuple(h for part in parts for h in part.key_hashes))
+def _merged(parts: Sequence[FirstLook]) -> FirstLook:
+    return FirstLook(sum(part.num_rows for part in parts), tuple(h for part in parts for h in part.key_hashes))
