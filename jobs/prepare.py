@@ -61,6 +61,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     for table in tables.values():
         check_headers(storage, table.paths, table.columns)
     is_small = sum(_num_bytes(storage, source.path) for source in _sources(spec)) <= spec.prepare.in_process_bytes
+    if not is_small:
+        storage.check_shared()
     with nullcontext() if is_small else connected():
         read = {name: _read(storage, table, spec, is_small) for name, table in tables.items()}
         events, items = read["events"], read.get("items")
@@ -190,12 +192,18 @@ def _good_rows(storage: Storage, table: _RawTable, path: str, number: int, block
 def _quarantined(storage: Storage, folder: str) -> tuple[int, list[str]]:
     """How many rows are in quarantine, and the reasons of the first few."""
     files = storage.files(folder)
-    counts = [pq.read_metadata(info.path, filesystem=storage.filesystem).num_rows for info in files]
+    counts = [_num_rows(storage, info.path) for info in files]
     reasons: list[str] = []
     if files:
-        first = pq.read_table(files[0].path, columns=["reason"], filesystem=storage.filesystem)
+        with storage.open(files[0].path) as file:
+            first = pq.read_table(file, columns=["reason"])
         reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
     return sum(counts), reasons
+
+
+def _num_rows(storage: Storage, path: str) -> int:
+    with storage.open(path) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 @dataclass(frozen=True)
