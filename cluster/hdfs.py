@@ -45,27 +45,6 @@ def open_hdfs(uri: str) -> tuple[fs.PyFileSystem, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(_Files(parts.hostname, parts.port, **SETTINGS))), f"/{unquote(path)}"
 
 
-def rename(filesystem: fs.FileSystem, source: str, target: str) -> None:
-    """Give a file or folder another name, at once; nothing may be there.
-
-    Raises:
-        FileExistsError: something is there.
-    """
-    _rename(filesystem.handler.fs.client, source, target, overwrite=False)
-
-
-def replace(filesystem: fs.FileSystem, source: str, target: str) -> None:
-    """Put a file in the place of another, if there is one, at once."""
-    _rename(filesystem.handler.fs.client, source, target, overwrite=True)
-
-
-def _rename(client: Client, source: str, target: str, overwrite: bool) -> None:
-    try:
-        patiently(lambda: client.rename(source, target, overwrite))
-    except FileNotFoundError:
-        client.get_file_info(target)  # it is there: sent twice, since no answer came to the first
-
-
 class _Files(HdfsFileSystem):
     """hdfs-native's filesystem, which takes `?` and `#` in a path for parts of a URI and tells no time of change."""
 
@@ -78,6 +57,17 @@ class _Files(HdfsFileSystem):
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return path.rstrip("/") or "/"
+
+    def move_whole(self, source: str, target: str, overwrite: bool) -> None:
+        """Give a file or folder another name, at once; `overwrite` puts a file in the place of another.
+
+        Raises:
+            FileExistsError: something is there, and is not to be overwritten.
+        """
+        try:
+            patiently(lambda: self.client.rename(source, target, overwrite))
+        except FileNotFoundError:
+            self.client.get_file_info(target)  # it is there: sent twice, since no answer came to the first
 
     def isfile(self, path: str) -> bool:
         """Unlike fsspec's own it does not take a server that is away for a file that is missing."""
@@ -115,7 +105,7 @@ class _Client(Client):
     def mkdirs(self, path: str, permission: int = 0o755, create_parent: bool = False) -> None:
         _repeatable(lambda: super(_Client, self).mkdirs(path, permission, create_parent))
 
-    def rename(self, src: str, dst: str, overwrite: bool = False) -> None:
+    def move_whole(self, src: str, dst: str, overwrite: bool = False) -> None:
         with _told():
             super().rename(src, dst, overwrite)
 

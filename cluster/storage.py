@@ -21,21 +21,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from cluster.errors import StorageError
-from cluster.hdfs import open_hdfs, rename, replace
+from cluster.hdfs import open_hdfs
+from cluster.memory import open_memory
+from cluster.patient_file import open_patiently
 from cluster.retrying import patience, patient
+from cluster.s3 import open_s3, without_keys
+from cluster.storage_faults import explained
 
 MANIFEST = "manifest.json"
 STAGED = ".staged"
 """On object storage, where nothing is renamed, the file that tells a folder in the making from any other."""
 CHECK_PATIENCE_S = 10.0
+OPEN = {"file": fs.FileSystem.from_uri, "s3": open_s3, "hdfs": open_hdfs, "memory": open_memory}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One storage by its URI: a local path (`~` allowed), `file://`, `s3://bucket/prefix` or `hdfs://host:port/folder`.
+    """One storage by its URI: a local path (`~` allowed), `file://`, `s3://bucket/prefix`, `hdfs://host:port/folder`
+    or `memory://name`, which only this process sees.
 
     Paths given to its methods are relative to that URI, with forward slashes.
     Pickles as the URI alone: each process builds its own filesystem, so no credential travels.
@@ -48,17 +55,21 @@ class Storage:
             object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
 
     def __getstate__(self) -> dict[str, str]:
+        self.check_shared()
         return {"uri": self.uri}
 
     @cached_property
     def _root(self) -> tuple[fs.FileSystem, str]:
         kind, separator, _ = self.uri.partition("://")
-        if separator and kind not in ("file", "s3", "hdfs"):
-            raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give a path, s3:// or hdfs://")
+        opened = OPEN.get(kind if separator else "file")
+        if opened is None:
+            known = "a path, s3://, hdfs:// or memory://"
+            raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give {known}")
         try:
-            filesystem, root = open_hdfs(self.uri) if kind == "hdfs" else fs.FileSystem.from_uri(self.uri)
+            filesystem, root = opened(self.uri)
         except (OSError, ValueError) as error:
-            raise StorageError(f"storage '{self.uri}' cannot be opened: {error}") from None
+            shown = without_keys(self.uri) if kind == "s3" else self.uri
+            raise StorageError(f"storage '{shown}' cannot be opened: {error}") from None
         return filesystem, root.rstrip("/")
 
     @property
@@ -72,12 +83,20 @@ class Storage:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     @property
-    def _is_hdfs(self) -> bool:
+    def _renames_by_call(self) -> bool:
         return isinstance(self.filesystem, fs.PyFileSystem)
 
     @property
     def _renames(self) -> bool:
-        return self.is_local or self._is_hdfs
+        return self.is_local or self._renames_by_call
+
+    def check_shared(self) -> None:
+        """Raise StorageError unless other processes see the same files; called before a cluster is started."""
+        if self.uri.startswith("memory://"):
+            raise StorageError(
+                f"storage '{self.uri}' is in the memory of one process, where the workers of a cluster cannot see it. "
+                "Give one that they can: storage=PATH_OR_URI"
+            )
 
     def path(self, relative: str) -> str:
         """The filesystem's own path of a relative one."""
@@ -97,11 +116,13 @@ class Storage:
                 f"storage '{self.uri}' cannot be written: {error}. Give one that can: storage=PATH_OR_URI"
             ) from None
 
+    @explained
     @patient
     def exists(self, relative: str) -> bool:
         """Whether there is a file or folder of this name."""
         return bool(self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound)
 
+    @explained
     @patient
     def read(self, relative: str) -> bytes:
         """The bytes of a file.
@@ -112,13 +133,25 @@ class Storage:
         with self.filesystem.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
 
+    @explained
+    def open(self, path: str) -> pa.NativeFile:
+        """A file for reading at any offset, which outlasts a server that dies in the middle of it.
+
+        `path` is the filesystem's own, as `files` and `path` tell it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return open_patiently(self.filesystem, path)
+
+    @explained
     def write(self, relative: str, content: bytes) -> None:
         """Write a file so that it is durable on return, and a reader sees it whole or not at all."""
         if self.is_local:
             self._make_parent(relative)
             _write_durably(Path(self.path(relative)), content)
-        elif self._is_hdfs:
-            replace(self.filesystem, self.path(self._write_staged(relative, content)), self.path(relative))
+        elif self._renames_by_call:
+            self._move(self._write_staged(relative, content), relative, overwrite=True)
         else:
             self._put(relative, content)
 
@@ -131,8 +164,8 @@ class Storage:
         Raises:
             FileExistsError: another writer was first.
         """
-        if self._is_hdfs:
-            self._create_on_hdfs(relative, content)
+        if self._renames_by_call:
+            self._create_by_rename(relative, content)
             return
         if not self.is_local:
             if self.exists(relative):
@@ -147,6 +180,7 @@ class Storage:
         finally:
             os.unlink(self.path(staged))
 
+    @explained
     @patient
     def files(self, relative: str) -> list[fs.FileInfo]:
         """The file, or every file below the folder, sorted by path; what is hidden or not yet whole is left out."""
@@ -158,6 +192,7 @@ class Storage:
         shown = (info for info in found if not _is_hidden(str(info.path).removeprefix(folder)))
         return sorted((info for info in shown if info.type == fs.FileType.File), key=lambda info: str(info.path))
 
+    @explained
     @patient
     def folders(self, relative: str) -> list[str]:
         """The names of the published folders directly below `relative`, sorted."""
@@ -178,7 +213,7 @@ class Storage:
         """An empty folder, unseen by readers, for any number of processes to fill and then to `commit` as `folder`."""
         staged = _hidden_beside(folder) if self._renames else folder
         self.remove(staged)  # on object storage: what a stage that died has left there
-        self.filesystem.create_dir(self.path(staged), recursive=True)
+        self._make_folder(staged)
         if not self._renames:
             self.write(f"{staged}/{STAGED}", b"")
         return staged
@@ -210,12 +245,14 @@ class Storage:
         self.upload(source, staged)
         self.commit(staged, folder, {**manifest, "files": files})
 
+    @explained
     @patient
     def upload(self, source: Path, folder: str) -> None:
         """Copy the files of a local folder below `folder`."""
         self.filesystem.create_dir(self.path(folder), recursive=True)
         fs.copy_files(str(source), self.path(folder), fs.LocalFileSystem(), self.filesystem)
 
+    @explained
     @patient
     def download(self, folder: str, target: Path) -> None:
         """Copy the files below `folder` into a local one."""
@@ -232,6 +269,7 @@ class Storage:
             self.download(folder, Path(scratch))
             yield Path(scratch)
 
+    @explained
     @patient
     def remove(self, relative: str) -> None:
         """Remove a file or folder; on a folder the manifest goes first, so no reader finds it half removed."""
@@ -248,9 +286,15 @@ class Storage:
         name = folder.rpartition("/")[2]
         return _is_hidden(name) if self._renames else self.exists(f"{folder}/{STAGED}")
 
+    @explained
+    @patient
+    def _make_folder(self, relative: str) -> None:
+        self.filesystem.create_dir(self.path(relative), recursive=True)
+
     def _make_parent(self, relative: str) -> None:
         self.filesystem.create_dir(self.path(relative).rpartition("/")[0], recursive=True)
 
+    @explained
     @patient
     def _put(self, relative: str, content: bytes) -> None:
         self._make_parent(relative)
@@ -262,18 +306,21 @@ class Storage:
         self._put(staged, content)
         return staged
 
-    def _create_on_hdfs(self, relative: str, content: bytes) -> None:
+    def _create_by_rename(self, relative: str, content: bytes) -> None:
         staged = self._write_staged(relative, content)
         try:
-            rename(self.filesystem, self.path(staged), self.path(relative))
+            self._move(staged, relative, overwrite=False)
         except FileExistsError:
             self.remove(staged)
             raise FileExistsError(relative) from None
 
+    def _move(self, source: str, target: str, overwrite: bool) -> None:
+        self.filesystem.handler.fs.move_whole(self.path(source), self.path(target), overwrite)
+
     def _rename(self, source: str, target: str) -> None:
         try:
-            if self._is_hdfs:
-                rename(self.filesystem, self.path(source), self.path(target))
+            if self._renames_by_call:
+                self._move(source, target, overwrite=False)
             else:
                 Path(self.path(source)).rename(self.path(target))
         except OSError:
@@ -292,11 +339,15 @@ def sha256(path: Path) -> str:
 
 def _write_durably(path: Path, content: bytes) -> None:
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.incoming")
-    with staged.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staged.rename(path)
+    try:
+        with staged.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        staged.rename(path)
+    except OSError:
+        staged.unlink(missing_ok=True)  # a part of a file would keep a full disk full
+        raise
     _sync_folder(path.parent)
 
 

@@ -48,6 +48,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     name = _next_name(spec, storage, collected)
     columns = _columns(spec)
     names = _raw_names(spec, columns)
+    storage.check_shared()
     with connected():
         events = _distinct(_read(storage, waiting, columns), _known_ids(storage, collected))
     try:
@@ -105,7 +106,8 @@ def _waiting(spec: RingSpec, storage: Storage, collected: Sequence[str]) -> list
 
 def _sources(storage: Storage, path: str) -> list[str]:
     try:
-        sources: list[str] = json.loads(pq.read_metadata(path, filesystem=storage.filesystem).metadata[SOURCES])
+        with storage.open(path) as file:
+            sources: list[str] = json.loads(pq.read_metadata(file).metadata[SOURCES])
     except (pa.ArrowException, KeyError, TypeError) as error:
         raise DataError(
             f"'{path}' does not say which feedback it was made of ({error}); put back the file that collect wrote, "
@@ -116,7 +118,7 @@ def _sources(storage: Storage, path: str) -> list[str]:
 
 def _known_ids(storage: Storage, collected: Sequence[str]) -> pa.Array:
     """The event ids of all earlier runs."""
-    tables = [pq.read_table(path, columns=[EVENT_ID], filesystem=storage.filesystem) for path in collected]
+    tables = [pq.read_table(storage.open(path), columns=[EVENT_ID]) for path in collected]
     ids = [table.column(EVENT_ID).combine_chunks() for table in tables]
     return pa.concat_arrays([chunk for array in ids for chunk in _chunks(array)] or [pa.array([], pa.string())])
 

@@ -24,6 +24,7 @@ from serving import app
 def run(spec: RingSpec, storage: Storage) -> Made:
     """Run every stage in the order of the ring and say of each why it ran or was skipped."""
     made = []
+    storage.check_shared()
     with connected() as cluster:
         for one in _stages(spec, storage, cluster):
             print(describe(one), flush=True)

@@ -62,6 +62,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     for table in tables.values():
         check_headers(storage, table.files, table.columns)
     is_small = sum(_num_bytes(storage, source.path) for source in _sources(spec)) <= spec.prepare.in_process_bytes
+    if not is_small:
+        storage.check_shared()
     with _system_memory() if is_small else connected():
         bad_items, items = _items(spec, tables, is_small)
         rows = good_rows(tables["events"], is_small)

@@ -23,6 +23,8 @@ from jobs.features.columns import Column, check_header
 BLOCK_BYTES = 16 * 1024 * 1024
 HEADER_BYTES = 1024 * 1024
 """How much of a text file is read for its columns."""
+STREAM_BYTES = 1024 * 1024
+"""How much of a compressed file is asked for at a time."""
 HEADERS_AT_ONCE = 16
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
@@ -87,7 +89,7 @@ def _explained(path: str) -> Iterator[None]:
 def _line_blocks(storage: Storage, path: str, block_bytes: int) -> Iterator[list[bytes]]:
     """The lines that are not blank, about `block_bytes` of them at a time."""
     compression = "gzip" if path.lower().endswith(".gz") else None
-    with storage.filesystem.open_input_stream(path, compression=compression) as stream:
+    with storage.open(path) as file, pa.input_stream(file, compression, STREAM_BYTES) as stream:
         rest = stream.read(block_bytes).removeprefix(codecs.BOM_UTF8)
         while rest:
             more = stream.read(block_bytes)
@@ -226,11 +228,12 @@ def _scalar_as_text(value: object, column: Column) -> str | None:
 
 
 def _parquet_header(storage: Storage, path: str) -> list[str]:
-    return list(pq.read_schema(path, filesystem=storage.filesystem).names)
+    with storage.open(path) as file:
+        return list(pq.read_schema(file).names)
 
 
 def _parquet_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    with pq.ParquetFile(path, filesystem=storage.filesystem) as file:
+    with storage.open(path) as opened, pq.ParquetFile(opened) as file:
         present = file.schema_arrow.names
         included = [column.in_files for column in columns if column.in_files in present]
         for batch in file.iter_batches(columns=included):

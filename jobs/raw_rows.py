@@ -55,14 +55,19 @@ def good_rows(table: RawTable, in_process: bool) -> Blocks:
 
 def quarantined(table: RawTable) -> Quarantine:
     """What is in quarantine once all rows were read."""
-    files = table.storage.files(table.quarantine)
-    filesystem = table.storage.filesystem
-    num_rows = sum(pq.read_metadata(info.path, filesystem=filesystem).num_rows for info in files)
+    paths = [info.path for info in table.storage.files(table.quarantine)]
+    num_rows = sum(_num_rows(table.storage, path) for path in paths)
     reasons: list[str] = []
-    if files:
-        first = pq.read_table(files[0].path, columns=["reason"], filesystem=filesystem)
+    if paths:
+        with table.storage.open(paths[0]) as file:
+            first = pq.read_table(file, columns=["reason"])
         reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
     return Quarantine(num_rows, tuple(reasons))
+
+
+def _num_rows(storage: Storage, path: str) -> int:
+    with storage.open(path) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def check_quarantine(table: RawTable, num_good: int, found: Quarantine, max_bad_fraction: float) -> None:

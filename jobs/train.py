@@ -70,6 +70,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if not _is_finished(checkpoints):
         split = open_split(storage, prepared, "train")
         check_window(split, spec.train)
+        storage.check_shared()
         with connected():
             _train(spec, storage, prepared, split, checkpoints)
     end = checkpoints.progress(checkpoints.steps()[-1])

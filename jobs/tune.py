@@ -60,6 +60,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         return Made("tune", folder, False, "unchanged", found.line())
     why = why_new(storage, f"plans/{spec.name}", inputs)
     check_window(open_split(storage, prepared, "train"), spec.train)
+    storage.check_shared()
     with connected():
         plan = _search(spec, storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
     write_plan(storage, folder, plan, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})

@@ -175,6 +175,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     questions = application.questions(spec, storage)  # also finds a bad version, at once
+    storage.check_shared()
     with connected() as cluster, _stop_signals():
         served = run(spec, storage)
         try:

@@ -11,8 +11,8 @@ import pytest
 from cluster.head import start_head, stop_head
 from cluster.lifecycle import Cluster, connected
 from cluster.processes import dying_with_parent
-from tests.hdfs import hdfs
-from tests.s3 import s3
+from tests.hdfs import USER, hdfs
+from tests.s3 import CREDENTIALS, s3
 
 __all__ = ["hdfs", "s3"]  # fixtures of all tests
 
@@ -41,6 +41,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.delenv("RAY_AUTH_TOKEN", raising=False)
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
+        for name, value in {**CREDENTIALS, "HADOOP_USER_NAME": USER}.items():  # workers have what it starts with
+            patch.setenv(name, value)
         head = start_head(NUM_CPUS, _ignore, dying_with_parent())
         try:
             patch.setenv("RAY_ADDRESS", head.address)

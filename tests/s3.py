@@ -25,12 +25,42 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "for-test
 START_TIMEOUT_S = 60
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """A running server. Its credentials are in the environment of this process and of those it starts."""
+    """A server, which can be killed and started again with what it has stored.
 
+    Its credentials are in the environment of this process and of those it starts.
+    """
+
+    folder: Path
     port: int
     metrics_port: int
+    options: dict[str, object]
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self, after_s: float = 0.0) -> None:
+        """Start it, now or so much later; returns at once."""
+        program = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "weed"
+        later = ["sh", "-c", 'sleep "$0" && exec "$@"', str(after_s)]  # a thread's process would die with it
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*later, program, "server", *(f"-{key}={value}" for key, value in self.options.items())],
+                cwd=self.folder,
+                env={**os.environ, **CREDENTIALS, "GOMEMLIMIT": "256MiB"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=dying_with_parent(),
+            )
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def has_ended(self) -> bool:
+        """Whether it is not running, which it should."""
+        return self.process is None or self.process.poll() is not None
 
     def storage(self, prefix: str) -> Storage:
         """A storage of its own for a test."""
@@ -60,7 +90,7 @@ def started(folder: Path) -> Iterator[S3Server]:
     """Start a server that keeps its data in a folder, and end it."""
     s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, metrics = free_ports(*[0] * 9)
     (folder / "data").mkdir()
-    options = {
+    options: dict[str, object] = {
         "dir": folder / "data",
         "ip": HOST,
         "ip.bind": HOST,
@@ -85,29 +115,19 @@ def started(folder: Path) -> Iterator[S3Server]:
         "volume.port.grpc": volume_grpc,
         "volume.max": 0,
     }
-    program = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "weed"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [program, "server", *(f"-{key}={value}" for key, value in options.items())],
-            cwd=folder,
-            env={**os.environ, "GOMEMLIMIT": "256MiB"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=dying_with_parent(),
-        )
+    server = S3Server(folder, s3, metrics, options)
     try:
-        server = S3Server(s3, metrics)
-        wait_until_it_answers(server, process, folder / "log")
+        server.start()
+        wait_until_it_answers(server)
         yield server
     finally:
-        process.kill()  # it would take ten seconds to end in order
-        process.wait()
+        server.kill()  # it would take ten seconds to end in order
         for port in (s3_grpc, master_grpc, volume_grpc, filer_grpc):
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink()
 
 
-def wait_until_it_answers(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def wait_until_it_answers(server: S3Server) -> None:
     """It lists buckets seconds before it can read, so wait for what is written to be read back."""
     ends = time.monotonic() + START_TIMEOUT_S
     while True:
@@ -115,6 +135,7 @@ def wait_until_it_answers(server: S3Server, process: "subprocess.Popen[bytes]", 
             Storage(f"{server.storage('').uri}&allow_bucket_creation=true").filesystem.create_dir(BUCKET)
             return server.storage("").check_writable()
         except Exception as error:
-            if process.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError(f"the S3 server does not answer: {error}\n{log.read_text()[-3000:]}") from error
+            if server.has_ended() or time.monotonic() > ends:
+                log = (server.folder / "log").read_text()[-3000:]
+                raise RuntimeError(f"the S3 server does not answer: {error}\n{log}") from error
             time.sleep(0.2)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
@@ -57,8 +58,12 @@ def raw_table(
 def read_reasons(storage: Storage, quarantine: str) -> tuple[Reason, ...]:
     """Why rows are in a folder of quarantine."""
     paths = [info.path for info in storage.files(quarantine)]
-    tables = (pq.read_table(path, columns=["reason"], filesystem=storage.filesystem) for path in paths)
-    return merge_reasons([count_reasons(table.column("reason")) for table in tables])
+    return merge_reasons([count_reasons(_reasons_in(storage, path)) for path in paths])
+
+
+def _reasons_in(storage: Storage, path: str) -> pa.ChunkedArray:
+    with storage.open(path) as file:
+        return pq.read_table(file, columns=["reason"]).column("reason")
 
 
 def write(storage: Storage, folder: str, report: Report) -> None:

@@ -104,6 +104,9 @@ def test_any_name_can_be_read_and_listed(storage: Storage, name: str) -> None:
     storage.write(f"raw/{name}/file {name}", b"x")
     assert storage.read(f"raw/{name}/file {name}") == b"x"
     assert visible(storage, f"raw/{name}") == [f"/file {name}"]
+    storage.write(f"raw/{name}/file {name}", b"0123456789")
+    with storage.open(storage.files(f"raw/{name}")[0].path) as file:
+        assert (file.read_at(3, 4), file.size()) == (b"456", 10)
 
 
 def test_a_uri_is_taken_apart_as_others_are() -> None:

@@ -4,22 +4,28 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 
+from cluster.errors import StorageError
 from cluster.lifecycle import Cluster
 from cluster.registry import CHAMPION, Registry
 from cluster.storage import Storage
-from jobs import pipeline
+from jobs import pipeline, prepare, train
 from jobs.examples import digits, write_changed
+from jobs.prepared import read_split
 from jobs.spec import load_ring
 from serving.app import remove, stop_if_idle
 from serving.ask import Question, ask
-from tests.jobs.conftest import Ring
+from tests.hdfs import DATA_NODE, NAME_NODE, HdfsServer
+from tests.jobs.conftest import Ring, movie_lines, rating_lines
+from tests.s3 import CREDENTIALS, S3Server
 
 # One trial at a time: which of two ASHA stops depends on which is faster.
 SEARCH = ("tune.num_trials=2", "tune.max_concurrent=1", "train.num_epochs=20", "train.early_stopping.patience=20")
@@ -137,3 +143,99 @@ def test_such_a_ring_says_so_and_is_skipped_when_unchanged(
         "serve: skipped (the vision workload has no application, its ring ends with train)" in capsys.readouterr().out
     )
     assert pipeline.run(spec, storage).why == "all unchanged"
+
+
+NUM_RAW_FILES = 24
+
+
+def write_many_raw(storage: Storage) -> None:
+    """The ratings in many files, each with a row that is refused."""
+    lines = rating_lines()
+    for number in range(NUM_RAW_FILES):
+        rows = ["userId,movieId,rating,timestamp", f"{number},1,bad,1600000000", *lines[number::NUM_RAW_FILES], ""]
+        storage.write(f"raw/ratings/{number:02}.csv", "\n".join(rows).encode())
+    storage.write("raw/movies/movies.csv", "\n".join(["movieId,title,genres", *movie_lines(), ""]).encode())
+
+
+def prepared_rows(storage: Storage) -> dict[str, Any]:
+    (key,) = storage.folders("prepared/films")
+    folder = f"prepared/films/{key}"
+    return {name: read_split(storage, folder, name, ("user_id", "item_id")) for name in ("train", "valid", "test")}
+
+
+def refused_rows(storage: Storage) -> int:
+    return sum(pq.read_table(storage.open(info.path)).num_rows for info in storage.files("quarantine/films"))
+
+
+def run_with_a_kill(ring: Ring, storage: Storage, kill_and_start: Callable[[], None]) -> str:
+    """Run the ring there, with the server killed when some but not all of the raw files are read; what it said.
+
+    The ring runs in a process of its own: what this thread starts ends with it.
+    """
+    write_many_raw(ring.storage)
+    overrides = ("serving.version=none", "train.num_epochs=1", "prepare.max_bad_fraction=0.1")
+    prepare.run(ring.spec(*overrides, "prepare.in_process_bytes=100000000"), ring.storage)
+    write_many_raw(storage)
+    process = ring.start("jobs.pipeline", *overrides, f"storage={storage.uri}")
+    while not storage.files("quarantine/films") and process.poll() is None:
+        time.sleep(0.01)
+    num_read = len(storage.files("quarantine/films"))
+    kill_and_start()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "pipeline: ran (ran prepare, train)" in output
+    assert 0 < num_read < NUM_RAW_FILES
+    assert prepared_rows(storage) == prepared_rows(ring.storage)
+    assert refused_rows(storage) == NUM_RAW_FILES
+    (version,) = storage.folders("models/films")
+    Registry(storage, "films").open(version)
+    return output
+
+
+@pytest.mark.ray
+@pytest.mark.services
+def test_the_ring_on_s3_outlasts_kill_9_of_the_server_in_the_middle_of_prepare(
+    cluster: Cluster, ring: Ring, s3: S3Server
+) -> None:
+    def kill_and_start() -> None:
+        s3.kill()
+        s3.start(after_s=2.0)
+
+    storage = s3.storage("pipeline")
+    said = run_with_a_kill(ring, storage, kill_and_start)
+    written = [info.path for info in storage.files("")]
+    assert len(written) > NUM_RAW_FILES
+    secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    assert not [path for path in written if secret.encode() in storage.open(path).read()]
+    assert "prepare: reading" in said
+    assert secret not in said
+
+
+@pytest.mark.ray
+@pytest.mark.services
+def test_the_ring_on_hdfs_outlasts_kill_9_of_its_servers_in_the_middle_of_prepare(
+    cluster: Cluster, ring: Ring, hdfs: HdfsServer
+) -> None:
+    def kill_and_start() -> None:
+        for program in (NAME_NODE, DATA_NODE):
+            hdfs.kill(program)
+            hdfs.start(program, after_s=2.0)
+
+    run_with_a_kill(ring, hdfs.storage("pipeline"), kill_and_start)
+
+
+def test_a_ring_in_the_memory_of_one_process_is_refused_before_a_cluster_is_started(ring: Ring) -> None:
+    storage = Storage("memory://refused ring")
+    with pytest.raises(StorageError, match="'memory://refused ring' is in the memory of one process"):
+        pipeline.run(ring.spec(), storage)
+    write_many_raw(storage)
+    overrides = ("prepare.max_bad_fraction=0.1", f"storage={storage.uri}")
+    with pytest.raises(StorageError, match="workers of a cluster cannot see it"):
+        prepare.run(ring.spec(*overrides), storage)
+    made = prepare.run(ring.spec(*overrides, "prepare.in_process_bytes=100000000"), storage)
+    assert made.ran
+    write_many_raw(ring.storage)
+    prepare.run(ring.spec(*overrides[:1], "prepare.in_process_bytes=100000000"), ring.storage)
+    assert prepared_rows(storage) == prepared_rows(ring.storage)
+    with pytest.raises(StorageError, match="workers of a cluster cannot see it"):
+        train.run(ring.spec(*overrides, "prepare.in_process_bytes=100000000"), storage)
