@@ -203,7 +203,7 @@ class _Written:
     num_rows: dict[str, int]
     """Of each split."""
     num_left_out: int
-    """Training rows that steps left out."""
+    """Raw rows of the training split that steps left out."""
 
 
 def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, staged: str) -> _Written:
@@ -213,12 +213,14 @@ def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, st
     split = _split(events, spec)
     transform = _fitted(split, transform_of(spec))
 
-    def write_block(block: pa.Table, fitted: Transform) -> list[int]:
-        rows = fitted.prepare(block).sort_by([(name, "ascending") for name in workload.ties])
+    def write_block(block: pa.Table, fitted: Transform) -> tuple[int, list[int]]:
+        kept = fitted.prepare(block)
+        rows = workload.unfold(spec.workload, kept).sort_by([(name, "ascending") for name in workload.ties])
         with ThreadPoolExecutor(len(SPLITS)) as threads:  # Arrow compresses without Python's lock
-            return list(threads.map(lambda name: _write_split(storage, staged, rows, name), SPLITS))
+            counts = list(threads.map(lambda name: _write_split(storage, staged, rows, name), SPLITS))
+        return block.num_rows - kept.num_rows, counts
 
-    counts = split.collect(write_block, transform)
+    left_out, counts = zip(*split.collect(write_block, transform), strict=True)
     num_rows = {name: sum(of_split) for name, of_split in zip(SPLITS, zip(*counts, strict=True), strict=True)}
     if not all(num_rows.values()):
         raise DataError(f"too few rows to split: {num_rows}; give more data or larger shares in prepare.split")
@@ -227,20 +229,20 @@ def _write(spec: RingSpec, storage: Storage, events: Blocks, items: pa.Table, st
     with TemporaryDirectory() as scratch:
         transform.with_lookups(lookups).save(Path(scratch))
         storage.upload(Path(scratch), staged)
-    return _Written(num_rows, split.num_rows - sum(num_rows.values()))
+    return _Written(num_rows, sum(left_out))
 
 
 def _split(events: Blocks, spec: RingSpec) -> Blocks:
-    """Keep the latest of rows that say the same thing twice, mark each row's split, and make training rows of them."""
+    """Keep the latest of rows that say the same thing twice, and mark each row's split."""
     workload, split, keys = WORKLOADS[spec.workload.kind], spec.prepare.split, event_keys(spec.workload)
 
     def clean_and_split(block: pa.Table) -> pa.Table:
         rows = last_of_each(block, keys, workload.time)
         if split.by == "hash":
-            return workload.unfold(spec.workload, split_by_hash(rows, split, keys))
+            return split_by_hash(rows, split, keys)
         time = workload.time or split.column
         assert time is not None  # load_ring has checked it
-        return workload.unfold(spec.workload, split_by_time(rows, split, time, keys))
+        return split_by_time(rows, split, time, keys)
 
     together = [split.within] if split.within else [*keys] if split.by == "hash" else None
     return events.together(together, PARTITION_BYTES).map(clean_and_split)
