@@ -47,13 +47,16 @@ def merge_written(parts: Sequence[Written]) -> Written:
 
 
 def by_split(rows: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each split, which lie side by side; without a copy."""
-    found, start = {}, 0
-    for name in SPLITS:
-        num_rows = pc.sum(pc.equal(rows.column(SPLIT), name)).as_py() or 0
-        found[name] = rows.slice(start, num_rows).drop_columns([SPLIT])
-        start += num_rows
-    return found
+    """The rows of each split; without a copy where they lie side by side."""
+    return {name: _of_split(rows, name).drop_columns([SPLIT]) for name in SPLITS}
+
+
+def _of_split(rows: pa.Table, name: str) -> pa.Table:
+    is_of = pc.equal(rows.column(SPLIT), name)
+    num_rows = pc.sum(is_of).as_py() or 0
+    start = max(pc.index(is_of, True).as_py(), 0)
+    is_run = (pc.sum(is_of.slice(start, num_rows)).as_py() or 0) == num_rows
+    return rows.slice(start, num_rows) if is_run else rows.filter(is_of)
 
 
 def write_block(

@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from jobs.features.bag_of_words import BagOfWords
 from jobs.features.bins import Bins
+from jobs.features.bpe import Bpe
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
 from jobs.features.hashed_words import HashedWords
@@ -27,6 +28,7 @@ from jobs.features.vocabulary import Vocabulary
 StepSpec = Annotated[
     BagOfWords
     | Bins
+    | Bpe
     | Compare
     | Complete
     | HashedWords

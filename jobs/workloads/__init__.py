@@ -52,8 +52,8 @@ class Workload(Protocol[S, O]):
     def item_columns(self, spec: S, /) -> tuple[Column, ...]:
         """What an item row must hold; none where there are no items."""
 
-    def unfold(self, spec: S, events: pa.Table, /) -> pa.Table:
-        """The training rows that events make; each keeps what its event has that is not its own, such as its split."""
+    def unfold(self, spec: S, rows: pa.Table, /) -> pa.Table:
+        """The training rows that a block of transformed events makes; each keeps its event's split."""
 
     def steps(self, spec: S, /) -> tuple[Step, ...]:
         """The steps to fit on the training rows."""

@@ -1,28 +1,38 @@
-"""language: predicts the next byte of a text, with a decoder-only transformer.
+"""language: predicts the next byte, or token of a few, of a text, with a decoder-only transformer.
 
 Trained on windows of documents; measured in bits per byte, which says how well the model would compress them.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from cluster.errors import DataError
+from jobs.features.bpe import START, Bpe
 from jobs.features.columns import Column
-from jobs.features.split import TrainRows
+from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.workloads import byte_models
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import Partition, TensorRole
-from jobs.workloads.text_windows import NUM_BYTES, encode, token_matrix, windows
+from jobs.workloads.text_windows import (
+    BYTES,
+    bytes_of,
+    encode,
+    one_a_split,
+    one_each,
+    token_matrix,
+    tokens_of,
+    windows,
+)
 from jobs.workloads.transformer import LAYER_ROLES, TransformerSpec, transformer
 
 IGNORED = -100
@@ -32,13 +42,14 @@ TOKENS_AT_ONCE = 16384
 GOLDEN_PROMPTS = ("", "Grüße, 世界")
 NUM_GOLDEN_ROWS = 14
 NUM_PROMPT_BYTES = 32
-NUM_GOLDEN_BYTES = 16
+NUM_GOLDEN_TOKENS = 16
+NOTHING_FITTED = Transform(())
 
 metrics: Sequence[str] = ("bits_per_byte",)
 lower_is_better = frozenset({"bits_per_byte"})
 time: str | None = None
 ties: tuple[str, ...] = ("document", "place")
-unfolds_by: tuple[str, ...] = ("context_length",)
+unfolds_by: tuple[str, ...] = ("context_length", "tokenizer", "packing")
 
 
 class LanguageSpec(TransformerSpec):
@@ -47,6 +58,19 @@ class LanguageSpec(TransformerSpec):
     kind: Literal["language"] = "language"
     context_length: int = Field(128, ge=1)
     """Tokens that a row gives the model; each is followed by one to predict."""
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    """`bpe` learns `vocabulary_size` tokens on the training documents; they are fewer where these say too little."""
+    packing: bool = False
+    """Whether documents follow each other in a row, instead of each filling up its last row."""
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> "LanguageSpec":
+        if self.packing and self.context_length == 1:
+            raise ValueError(
+                "packing=true: with context_length=1 a row may have nothing but the border of two documents, which is "
+                "no target; give context_length=2 or more, or packing=false"
+            )
+        return self
 
 
 def event_columns(spec: LanguageSpec) -> tuple[Column, ...]:
@@ -59,14 +83,23 @@ def item_columns(spec: LanguageSpec) -> tuple[Column, ...]:
     return ()
 
 
-def unfold(spec: LanguageSpec, events: pa.Table) -> pa.Table:
-    """The windows of each document: `document`, `place`, `tokens`, `num_tokens`; see `windows`."""
-    return windows(events, spec.context_length)
+def unfold(spec: LanguageSpec, rows: pa.Table) -> pa.Table:
+    """Windows of the documents: `document`, `place`, `tokens`, `num_tokens`; see `windows`.
+
+    Packed are the documents of one block and split, in the order of their names.
+    """
+    read = bytes_of if spec.tokenizer == "bytes" else tokens_of
+    if not spec.packing:
+        return windows(rows, spec.context_length, read, one_each)
+    ordered = rows.sort_by([(SPLIT, "ascending"), ("document", "ascending")])
+    return windows(ordered, spec.context_length, read, one_a_split)
 
 
 def steps(spec: LanguageSpec) -> tuple[Step, ...]:
-    """Nothing is fitted: bytes need no vocabulary."""
-    return ()
+    """The tokens of `bpe`; bytes need no vocabulary."""
+    if spec.tokenizer == "bytes":
+        return ()
+    return (Bpe(column="text", output="tokens", vocabulary_size=spec.vocabulary_size),)
 
 
 def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
@@ -115,13 +148,13 @@ def build(spec: LanguageSpec, transform: Transform) -> Chain:
 def tensors(rows: pa.Table) -> Batch:
     """`token`, `target`, `position` [rows, context_length] int64 and `num_targets` [rows] float32."""
     tokens = token_matrix(rows).astype(np.int64)
-    num_targets = rows.column("num_tokens").to_numpy()
     place = np.arange(tokens.shape[1] - 1)
+    is_target = (place < rows.column("num_tokens").to_numpy()[:, None]) & (tokens[:, 1:] != START)
     return {
         "token": torch.from_numpy(tokens[:, :-1].copy()),
-        "target": torch.from_numpy(np.where(place < num_targets[:, None], tokens[:, 1:], IGNORED)),
+        "target": torch.from_numpy(np.where(is_target, tokens[:, 1:], IGNORED)),
         "position": torch.from_numpy(np.tile(place, (rows.num_rows, 1))),
-        "num_targets": torch.from_numpy(num_targets.astype(np.float32)),
+        "num_targets": torch.from_numpy(is_target.sum(1).astype(np.float32)),
     }
 
 
@@ -151,13 +184,14 @@ def evaluate(spec: LanguageSpec, model: nn.Module, transform: Transform, rows: p
         DataError: there are no rows.
     """
     _check_any(rows)
-    device, nats, num_bytes = _device(model), 0.0, 0.0
+    device, nats, num_bytes = _device(model), 0.0, 0
+    lengths = torch.tensor([len(piece) for piece in _pieces(spec, transform)])
     rows_at_once = max(TOKENS_AT_ONCE // spec.context_length, 1)
     for begin in range(0, rows.num_rows, rows_at_once):
-        batch = {name: value.to(device) for name, value in tensors(rows.slice(begin, rows_at_once)).items()}
-        num_targets = batch["num_targets"].double()
-        nats += float((loss(spec, model(batch), batch) * num_targets).sum())
-        num_bytes += float(num_targets.sum())
+        given = tensors(rows.slice(begin, rows_at_once))
+        batch = {name: value.to(device) for name, value in given.items()}
+        nats += float((loss(spec, model(batch), batch) * batch["num_targets"].double()).sum())
+        num_bytes += int(lengths[given["target"][given["target"] != IGNORED]].sum())
     return {"bits_per_byte": nats / num_bytes / math.log(2)}
 
 
@@ -166,42 +200,63 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """`unigram` knows how frequent each byte is in training, `bigram` how frequent after each other byte."""
     _check_any(rows)
-    seen, held_out = byte_models.pair_counts(train.table), byte_models.pair_counts(rows)
+    pieces = _pieces(spec, transform)
+    seen, held_out = byte_models.pair_counts(train.table, pieces), byte_models.pair_counts(rows, pieces)
     models = {"unigram": byte_models.unigram(seen), "bigram": byte_models.bigram(seen)}
     return {name: {"bits_per_byte": byte_models.bits_per_byte(model, held_out)} for name, model in models.items()}
 
 
 def golden(spec: LanguageSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> pa.Table:
-    """How the model goes on with some prompts: `prompt`, `continuation` (byte values), `log_probabilities`."""
-    first = rows.slice(0, NUM_GOLDEN_ROWS)
-    shown = [bytes(t for t in row if t < NUM_BYTES)[:NUM_PROMPT_BYTES] for row in token_matrix(first).tolist()]
+    """How the model goes on with some prompts: `prompt`, `continuation` (numbers of tokens), `log_probabilities`."""
+    pieces, first = _pieces(spec, transform), token_matrix(rows.slice(0, NUM_GOLDEN_ROWS)).tolist()
+    shown = [b"".join(pieces[token] for token in row)[:NUM_PROMPT_BYTES] for row in first]
     prompts = list(dict.fromkeys([*GOLDEN_PROMPTS, *(prompt.decode(errors="ignore") for prompt in shown)]))
-    answers = [continuation(spec, model, prompt, NUM_GOLDEN_BYTES) for prompt in prompts]
+    answers = [continuation(spec, model, prompt, NUM_GOLDEN_TOKENS, transform) for prompt in prompts]
+    of_tokens = pa.list_(pa.uint8() if spec.tokenizer == "bytes" else pa.int32())
     return pa.table(
         {
             "prompt": prompts,
-            "continuation": pa.array([[byte for byte, _ in answer] for answer in answers], pa.list_(pa.uint8())),
+            "continuation": pa.array([[token for token, _ in answer] for answer in answers], of_tokens),
             "log_probabilities": [[log_probability for _, log_probability in answer] for answer in answers],
         }
     )
 
 
 @torch.no_grad()
-def continuation(spec: LanguageSpec, model: nn.Module, prompt: str, num_bytes: int) -> list[tuple[int, float]]:
-    """The likeliest byte after the beginning of a document, then the likeliest after that one, and so on.
+def continuation(
+    spec: LanguageSpec, model: nn.Module, prompt: str, num_tokens: int, transform: Transform = NOTHING_FITTED
+) -> list[tuple[int, float]]:
+    """The likeliest token after the beginning of a document, then the likeliest after that one, and so on.
+
+    Args:
+        transform: the fitted one; bytes need none.
 
     Returns:
-        Each byte with the natural logarithm of its probability. They may end within a character.
+        Each token, a byte where there is no tokenizer, with the natural logarithm of its probability. They may end
+        within a character.
     """
-    tokens, answer = encode(prompt), list[tuple[int, float]]()
-    for _ in range(num_bytes):
+    bpe, answer, num_known = _bpe(spec, transform), list[tuple[int, float]](), len(_pieces(spec, transform))
+    tokens = encode(prompt) if bpe is None else [START, *bpe.encoded([prompt])[0]]
+    for _ in range(num_tokens):
         token = torch.tensor([tokens[-spec.context_length :]], device=_device(model))
         position = torch.arange(token.shape[1], device=token.device)[None]
         logits = model({"token": token, "position": position})[0, -1].float()
-        byte = int(logits[:NUM_BYTES].argmax())
-        answer.append((byte, float(logits.log_softmax(0)[byte])))
-        tokens.append(byte)
+        known = logits[:num_known].clone()
+        known[START] = -math.inf
+        chosen = int(known.argmax())
+        answer.append((chosen, float(logits.log_softmax(0)[chosen])))
+        tokens.append(chosen)
     return answer
+
+
+def _bpe(spec: LanguageSpec, transform: Transform) -> Bpe | None:
+    return cast(Bpe, transform.step("tokens")) if spec.tokenizer == "bpe" else None
+
+
+def _pieces(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
+    """The bytes of each token."""
+    bpe = _bpe(spec, transform)
+    return bpe.pieces if bpe else BYTES
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cluster.spec import Spec
+from jobs.features.bpe import NUM_TOKENS
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import TensorRole
-from jobs.workloads.text_windows import NUM_TOKENS
 
 LAYER_ROLES: dict[str, TensorRole] = {
     "layer*.attention_norm": "norm",
@@ -46,7 +46,8 @@ class TransformerSpec(Spec):
     tie_embeddings: bool = False
     """Use one matrix for the tokens that come in and the logits that go out."""
     vocabulary_size: int = Field(288, ge=NUM_TOKENS)
-    """Logits of each position. 257 tokens exist, the rest is filling: 288 divides over 2, 3, 4, 6, 8, 9, 12 or 16."""
+    """Logits of each position. Without a tokenizer 257 tokens exist; what is beyond those that exist is filling: 288
+    divides over 2, 3, 4, 6, 8, 9, 12 or 16."""
 
     @property
     def head_dim(self) -> int:

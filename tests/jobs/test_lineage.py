@@ -155,7 +155,8 @@ def test_the_kind_of_the_workload_is_part_of_what_prepare_reads(storage: Storage
     table = "workload={kind: tabular, label: text, numeric: [a]}"
     metric = "train.early_stopping.metric=log_loss"
     kinds = [prepare_inputs(load_ring(path, given), storage).spec["workload"] for given in ([], [table, metric])]
-    assert kinds == [{"kind": "language", "context_length": 128}, {"kind": "tabular"}]
+    language = {"kind": "language", "context_length": 128, "tokenizer": "bytes", "packing": False}
+    assert kinds == [language, {"kind": "tabular"}]
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,15 @@ RAW = {
 
 
 def prepare(raw: pa.Table, spec: Any, names: Mapping[str, str] | None = None, share: float = 0.15) -> Prepared:
-    """Check, split by hash, unfold, fit and transform; `share` validates and as much tests."""
+    """Check, split by hash, fit, transform and unfold; `share` validates and as much tests."""
     workload = WORKLOADS[spec.kind]
     checked = check_rows(raw, rename(workload.event_columns(spec), dict(names or {})))
     assert checked.column("reason").null_count == checked.num_rows
     events = split_by_hash(
         checked.drop_columns(["reason"]), SplitSpec(by="hash", valid=share, test=share), event_keys(spec)
     )
-    rows = workload.unfold(spec, events).sort_by([(name, "ascending") for name in workload.ties])
-    unfitted = Transform(workload.steps(spec))
-    transform = unfitted.fit([TrainRows.of(rows)])
-    rows = transform.apply(rows)
+    transform = Transform(workload.steps(spec)).fit([TrainRows.of(events)])
+    rows = workload.unfold(spec, transform.apply(events)).sort_by([(name, "ascending") for name in workload.ties])
     train = TrainRows.of(rows)
     valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))
     return Prepared(transform.with_lookups(workload.lookups(transform, pa.table({}), train)), train, valid, test)

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.features.bpe import START, Bpe
+from jobs.features.split import TrainRows
 from jobs.workloads.byte_models import ROWS_AT_ONCE, bigram, bits_per_byte, pair_counts, unigram
-from jobs.workloads.text_windows import START, windows
+from jobs.workloads.text_windows import BeginStreams, one_a_split, one_each, tokens_of, windows
 
 TRAIN = ("the quick brown fox", "jumps over the lazy dog, ünïcödé", "a")
 TEST = ("the dog", "über zzz")
@@ -61,3 +63,14 @@ def test_probabilities_after_each_token_sum_to_one() -> None:
     counts = pair_counts(rows(TRAIN))
     for model in (unigram, bigram):
         np.testing.assert_allclose(model(counts).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("begin_streams", [one_each, one_a_split])
+def test_learned_tokens_give_the_counts_of_their_bytes(begin_streams: BeginStreams) -> None:
+    names = [str(n) for n in range(len(TRAIN))]
+    table = pa.table({"document": names, "text": list(TRAIN), "split": ["train"] * len(TRAIN)})
+    unfitted = Bpe(column="text", output="tokens", vocabulary_size=270)
+    step = unfitted.fitted(unfitted.statistics(TrainRows(table)))
+    cut = windows(step.apply(table), 5, tokens_of, begin_streams)
+    assert len(step.pieces) > 260
+    assert np.array_equal(pair_counts(cut, step.pieces), pair_counts(rows(TRAIN)))

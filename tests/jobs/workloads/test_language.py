@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from dataclasses import dataclass
@@ -14,13 +15,20 @@ from torch.nn import functional as F
 
 from cluster.errors import DataError, SpecError
 from cluster.spec import check, dump, parse
+from cluster.storage import Storage
+from jobs import prepare
+from jobs.features.bpe import START
 from jobs.features.columns import check_rows
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
+from jobs.prepared import read_split, read_transform
+from jobs.spec import load_ring
 from jobs.workloads import Workload, language
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.language import IGNORED, LanguageSpec
-from jobs.workloads.text_windows import START
+from tests.jobs.workloads import prepared as timeless
+
+REPOSITORY = Path(__file__).parents[3]
 
 ANSWERS: Workload[LanguageSpec, Tensor] = language  # mypy compares the module with the protocol
 SPEC = LanguageSpec(context_length=16, num_layers=2, hidden_dim=32, num_heads=4, num_kv_heads=2, feed_forward_dim=48)
@@ -315,3 +323,84 @@ def test_nothing_else_is_asked_of_the_data() -> None:
     assert language.lookups(NOTHING_FITTED, pa.table({}), lambda: train) == {}
     assert language.draw(SPEC, NOTHING_FITTED, torch.Generator()) == {}
     assert np.array_equal(train.table.column("num_tokens").to_numpy() > 0, [True] * train.table.num_rows)
+
+
+BPE = SPEC.model_copy(update={"tokenizer": "bpe", "vocabulary_size": 288})
+PACKED = BPE.model_copy(update={"packing": True})
+DOCUMENTS = pa.table(
+    {
+        "document": [f"d{number}" for number in range(40)],
+        "text": [("the cat sat on the mat. Grüße aus 世界! " * 4)[number : number * 3 + 60] for number in range(40)],
+    }
+)
+
+
+@pytest.mark.parametrize("spec", [BPE, PACKED])
+def test_bits_of_learned_tokens_are_shared_out_over_their_bytes(spec: LanguageSpec) -> None:
+    data = timeless.prepare(DOCUMENTS, spec)
+    model = model_of(spec)
+    texts = dict(zip(*(DOCUMENTS.column(name).to_pylist() for name in ("document", "text")), strict=True))
+    held_out = set(data.test.column("document").to_pylist())
+    num_bytes = sum(len(texts[name].strip().encode()) for name in held_out)
+    bits = 0.0
+    for row in data.test.to_pylist():
+        tokens = row["tokens"][: 1 + row["num_tokens"]]
+        for place, target in enumerate(tokens[1:], start=1):
+            if target != START:
+                given = {"token": torch.tensor([tokens[:place]]), "position": torch.arange(place)[None]}
+                bits -= math.log2(model(given)[0, -1].double().softmax(0)[target].item())
+    measured = language.evaluate(spec, model, data.transform, data.test)
+    assert measured == {"bits_per_byte": pytest.approx(bits / num_bytes, rel=1e-5)}
+
+
+@pytest.mark.parametrize("spec", [BPE, PACKED])
+def test_baselines_are_those_of_the_bytes_whatever_the_tokens(spec: LanguageSpec) -> None:
+    found, bytewise = (timeless.prepare(DOCUMENTS, one) for one in (spec, SPEC))
+    expected = language.baselines(SPEC, bytewise.transform, bytewise.train, bytewise.test)
+    assert language.baselines(spec, found.transform, found.train, found.test) == expected
+
+
+def test_two_steps_of_training_on_packed_tokens_lower_the_loss_and_golden_rows_are_replayed() -> None:
+    data = timeless.prepare(DOCUMENTS, PACKED)
+    before = language.evaluate(PACKED, trained(data.train.table, 0, PACKED), data.transform, data.test)
+    model = trained(data.train.table, 2, PACKED)
+    assert language.evaluate(PACKED, model, data.transform, data.test)["bits_per_byte"] < before["bits_per_byte"]
+    num_known = len(language._pieces(PACKED, data.transform))
+    for row in language.golden(PACKED, model, data.transform, data.test).to_pylist():
+        assert all(token < num_known and token != START for token in row["continuation"])
+        answer = language.continuation(PACKED, model, row["prompt"], len(row["continuation"]), data.transform)
+        assert list(zip(row["continuation"], row["log_probabilities"], strict=True)) == answer
+
+
+def test_a_border_of_documents_is_no_target() -> None:
+    data = timeless.prepare(DOCUMENTS, PACKED)
+    batch = language.tensors(data.train.table)
+    assert (batch["token"][:, 1:] == START).any()
+    assert not (batch["target"] == START).any()
+    assert torch.equal(batch["num_targets"], (batch["target"] != IGNORED).sum(1).float())
+
+
+def test_packing_rows_of_one_target_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"packing=true: with context_length=1 .* give context_length=2 or more"):
+        check(LanguageSpec, {"packing": True, "context_length": 1}, "test")
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, packing: bool) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in DOCUMENTS.to_pylist())
+    (tmp_path / "raw/topics").mkdir(parents=True)
+    (tmp_path / "raw/topics/part.jsonl").write_text(lines)
+    given = [f"storage={tmp_path}", "workload.tokenizer=bpe", f"workload.packing={str(packing).lower()}"]
+    ring = load_ring(REPOSITORY / "jobs/specs/language.yaml", [*given, "workload.context_length=16"])
+    storage = Storage(ring.storage)
+    folder = prepare.run(ring, storage).folder
+    transform, workload = read_transform(storage, folder), ring.workload
+    assert isinstance(workload, LanguageSpec)
+    pieces, num_targets = language._pieces(workload, transform), 0
+    for split in ("train", "valid", "test"):
+        rows = read_split(storage, folder, split, language.ties)
+        tokens = [row["tokens"][1 : 1 + row["num_tokens"]] for row in rows.to_pylist()]
+        num_targets += sum(len(pieces[token]) for row in tokens for token in row)
+    assert num_targets == sum(len(text.strip().encode()) for text in DOCUMENTS.column("text").to_pylist())
+    assert prepare.run(ring, storage).why == "unchanged"
+    assert "bpe" in prepare.describe(ring, storage)

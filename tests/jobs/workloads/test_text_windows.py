@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.workloads.text_windows import START, encode, token_matrix, windows
+from jobs.features.bpe import START
+from jobs.workloads.text_windows import encode, one_a_split, token_matrix, tokens_of, windows
 
 
 def documents(*texts: str) -> pa.Table:
@@ -89,3 +90,40 @@ def test_encode_gives_the_first_windows_tokens() -> None:
     text = "Grüße"
     assert encode(text) == [START, *text.encode("utf-8")]
     assert windows(documents(text), 7).column("tokens")[0].as_py() == encode(text)
+
+
+@pytest.mark.parametrize("context_length", [2, 3, 7, 1000])
+def test_packed_documents_of_a_split_follow_each_other_and_only_its_end_is_filled(context_length: int) -> None:
+    splits = ["test", "test", "train", "train", "train", "train", "train"]
+    table = documents(*TEXTS).append_column("split", pa.array(splits))
+    rows = windows(table, context_length, begin_streams=one_a_split).to_pylist()
+    for split in ("test", "train"):
+        texts = [text for text, its in zip(TEXTS, splits, strict=True) if text and its == split]
+        stream = [token for text in texts for token in encode(text)]
+        found = [row for row in rows if row["split"] == split]
+        assert [row["num_tokens"] for row in found[:-1]] == [context_length] * (len(found) - 1)
+        assert found[0]["tokens"][0] == START
+        assert [token for row in found for token in row["tokens"][1 : 1 + row["num_tokens"]]] == stream[1:]
+    assert len({(row["document"], row["place"]) for row in rows}) == len(rows)
+
+
+def test_a_packed_window_is_named_by_the_document_it_begins_in() -> None:
+    table = documents("ab", "cdefghi").append_column("split", pa.array(["train"] * 2))
+    rows = windows(table, 4, begin_streams=one_a_split).to_pylist()
+    assert [(row["document"], row["place"], row["tokens"]) for row in rows] == [
+        ("d0", 0, [START, *b"ab", START, *b"c"]),
+        ("d1", 0, [*b"cdefg"]),
+        ("d1", 1, [*b"ghi", START, START]),
+    ]
+
+
+def test_tokens_of_a_step_are_cut_like_bytes() -> None:
+    tokens = pa.array([[300, 70_000, 5], None, [], [7]], pa.list_(pa.int32()))
+    table = documents("x", "y", "z", "w").append_column("tokens", tokens)
+    rows = windows(table, 2, tokens_of)
+    assert rows.column_names == ["document", "place", "tokens", "num_tokens"]
+    assert [(row["document"], row["tokens"]) for row in rows.to_pylist()] == [
+        ("d0", [START, 300, 70_000]),
+        ("d0", [70_000, 5, START]),
+        ("d3", [START, 7, START]),
+    ]
