@@ -7,47 +7,33 @@ POST /feedback    a rating, durable before the answer
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from ray import serve
 
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
-from serving.access import BodyLimit
 from serving.ask import Question
+from serving.endpoint import Body, Health, as_text, deployed, endpoint
 from serving.feedback import Event, FeedbackLog, now
-from serving.problem import RESPONSES, fault, install
+from serving.problem import fault
 from serving.recommendation import Item, Recommendations
 from serving.release import release_id
 
 MAX_ITEMS = 100
 MAX_EXCLUDED = 1000
-MAX_ONGOING_REQUESTS = 128
-MAX_QUEUED_REQUESTS = 1024
 LAST_SECOND = 253_402_300_799  # of the year 9999; milliseconds given for seconds are beyond it
-
-
-def _as_text(given: Any) -> Any:
-    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
-
 
 Id = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=256),
-    BeforeValidator(_as_text, json_schema_input_type=str | int),
+    BeforeValidator(as_text, json_schema_input_type=str | int),
 ]
-
-
-class Body(BaseModel):
-    """What a client sends: no unknown field, and no type but the one that is asked for."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class RecommendRequest(Body):
@@ -90,41 +76,16 @@ class Accepted(BaseModel):
     timestamp: int
 
 
-class Health(BaseModel):
-    """Which version answers."""
-
-    status: str
-    version: str
-    release: str
-    """Another one means other settings or other code."""
-    created_at: str
-    metrics: dict[str, float]
-    """On the held-out test rows."""
-
-
 def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes: int, release: str) -> FastAPI:
     """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
-    spec = recommendations.spec
-    application = FastAPIOffline(
-        title=spec.name,
-        description=f"Recommendations by version `{recommendations.version}`.",
-        redoc_url=None,
-        redirect_slashes=False,
-        responses=RESPONSES,
+    health = Health(
+        version=recommendations.version,
+        release=release,
+        created_at=recommendations.created_at,
+        metrics=recommendations.metrics,
     )
-    application.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    install(application)
-
-    @application.get("/health")
-    async def health() -> Health:
-        """Which version answers, and its metrics."""
-        return Health(
-            status="ok",
-            version=recommendations.version,
-            release=release,
-            created_at=recommendations.created_at,
-            metrics=recommendations.metrics,
-        )
+    description = f"Recommendations by version `{recommendations.version}`."
+    application = endpoint(recommendations.spec.name, description, health, max_body_bytes)
 
     @application.post("/recommend")
     async def recommend(request: RecommendRequest) -> Recommended:
@@ -177,15 +138,7 @@ def build(spec: RingSpec, storage: Storage) -> serve.Application:
         recommendations = Recommendations.load(registry, version)
         return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
 
-    as_deployment = serve.deployment(
-        name=spec.name,
-        num_replicas=spec.serving.num_replicas,
-        ray_actor_options={"num_cpus": spec.serving.num_cpus},
-        max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        max_queued_requests=MAX_QUEUED_REQUESTS,
-    )
-    bound: serve.Application = as_deployment(serve.ingress(application)()).bind()
-    return bound
+    return deployed(spec, application)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:

@@ -139,16 +139,20 @@ class Transform:
                 kept.append(step)
         return Transform(tuple(reversed(kept)), self.lookups)
 
+    @property
+    def reads_served(self) -> tuple[str, ...]:
+        """The columns that the steps take of a row that is served and do not make themselves."""
+        made: set[str] = set()
+        names: dict[str, None] = {}
+        for step in self.steps:
+            names |= dict.fromkeys(name for name in step.reads_served if name not in made)
+            made |= set(step.makes)
+        return tuple(names)
+
     def raw(self, applied: pa.Table) -> pa.Table:
         """The columns that the steps take of a row that is served, as they were before `apply`."""
-        made: set[str] = set()
-        columns: dict[str, pa.ChunkedArray] = {}
-        for step in self.steps:
-            for name in step.reads_served:
-                if name not in made:
-                    columns[name] = applied.column(RAW + name if RAW + name in applied.column_names else name)
-            made |= set(step.makes)
-        return pa.table(columns)
+        names = {name: RAW + name if RAW + name in applied.column_names else name for name in self.reads_served}
+        return pa.table({name: applied.column(place) for name, place in names.items()})
 
     def apply(self, table: pa.Table) -> pa.Table:
         """The rows with the columns of every step. All rows stay, and what a step replaces stays as `raw:<name>`."""

@@ -18,9 +18,11 @@ from jobs.features.transform import Transform
 from jobs.spec import RingSpec
 from jobs.version import write
 from jobs.workloads import recommender as workload
+from serving.classifier import Classifier
 from serving.feedback import FeedbackLog
 from serving.recommendation import Recommendations
 from serving.recommender import web
+from tests.serving import tables
 
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 30, 60, 900
 GENRES = ("Comedy", "Drama", "War")
@@ -113,6 +115,18 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 @pytest.fixture(scope="session")
 def recommendations(published: Published) -> Recommendations:
     return Recommendations.load(Registry(published.storage, published.spec.name), published.version)
+
+
+@pytest.fixture(scope="session")
+def loans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, RingSpec, str]:
+    """Storage, spec and name of a published tabular version."""
+    return tables.publish(tmp_path_factory.mktemp("loans"), tmp_path_factory.mktemp("version"))
+
+
+@pytest.fixture(scope="session")
+def classifier(loans: tuple[Storage, RingSpec, str]) -> Classifier:
+    storage, spec, version = loans
+    return Classifier.load(Registry(storage, spec.name), version)
 
 
 @pytest.fixture

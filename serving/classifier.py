@@ -1,0 +1,134 @@
+"""Classifier: a loaded version of a workload that names a row's class, ready to answer raw rows."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import torch
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from cluster.errors import RegistryError
+from cluster.registry import Registry
+from jobs.features.columns import Column
+from jobs.spec import RingSpec, event_columns
+from jobs.version import Version, read
+from jobs.workloads import WORKLOADS, classification
+from serving.endpoint import Body
+from serving.raw_row import row_model, typed_rows
+
+TOLERANCE = 1e-4
+WAY_OUT = "Serve another version, or train this one again with the code that runs here."
+
+
+class Prediction(BaseModel):
+    """What the model says of one row."""
+
+    label: str
+    """The most likely one."""
+    probabilities: dict[str, float]
+    """Of every label, the most frequent one in training first."""
+
+
+class Classifier:
+    """Answers of one version."""
+
+    def __init__(self, version: str, created_at: str, content: Version) -> None:
+        self.version = version
+        self.created_at = created_at
+        self._content = content
+        self._workload = WORKLOADS[content.spec.workload.kind]
+        steps = self._workload.steps(content.spec.workload)
+        self._outputs = [name for step in steps for name in step.makes if name != classification.CLASS]
+        self._transform = content.transform.only(self._outputs)
+        asked = {column.name: column for column in event_columns(content.spec)}
+        self.columns: tuple[Column, ...] = tuple(asked[name] for name in self._transform.reads_served)
+        self.labels = classification.labels(content.transform)
+
+    @classmethod
+    def load(cls, registry: Registry, version: str) -> "Classifier":
+        """Read a version, its checksums compared and its golden rows replayed, which also warms the model up.
+
+        Raises:
+            RegistryError: it is not what was published, or answers unlike it did in training.
+        """
+        created_at = registry.manifest(version)["created_at"]
+        with registry.open(version) as folder:
+            loaded = cls(version, created_at, read(folder))
+        loaded.check_golden()
+        return loaded
+
+    @property
+    def spec(self) -> RingSpec:
+        """The resolved spec that the version was trained with."""
+        return self._content.spec
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """On the held-out test rows."""
+        return self._content.metrics
+
+    @cached_property
+    def row(self) -> type[Body]:
+        """What a row of a request must be."""
+        return row_model(self.columns)
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        """The golden rows, as a request could name them."""
+        rows: list[dict[str, Any]] = self._content.golden.select([column.name for column in self.columns]).to_pylist()
+        return rows
+
+    def predict(self, rows: Sequence[Body]) -> list[Prediction]:
+        """What the model says of each row.
+
+        Raises:
+            RequestValidationError: a value breaks a rule.
+        """
+        typed = typed_rows(rows, self.columns)
+        made = self._made_of_one(typed) if len(rows) == 1 else self._transform.apply(typed).select(self._outputs)
+        no_class = pa.array([0] * made.num_rows, pa.int64())
+        with torch.inference_mode():
+            batch = self._workload.tensors(made.append_column(classification.CLASS, no_class))
+            given = classification.probabilities(self._content.model, batch)
+        return [
+            Prediction(label=self.labels[best], probabilities=dict(zip(self.labels, shares, strict=True)))
+            for best, shares in zip(given.argmax(1).tolist(), given.tolist(), strict=True)
+        ]
+
+    def _made_of_one(self, typed: pa.Table) -> pa.Table:
+        """What `apply` makes of one row, by the path that costs microseconds."""
+        made = self._transform.apply_row(typed.to_pylist()[0])
+        return pa.table({name: [made[name]] for name in self._outputs}, schema=self._made_schema)
+
+    @cached_property
+    def _made_schema(self) -> pa.Schema:
+        """The types of what the steps make, as a batch of golden rows has them."""
+        rows = [self.row.model_validate(row) for row in self.examples]
+        return self._transform.apply(typed_rows(rows, self.columns)).select(self._outputs).schema
+
+    def check_golden(self) -> None:
+        """Raise RegistryError unless each golden row, alone and among the others, is answered as in training."""
+        try:
+            rows = [self.row.model_validate(row) for row in self.examples]
+            together, alone = self.predict(rows), [self.predict([row])[0] for row in rows]
+        except (ValidationError, RequestValidationError) as error:
+            first = error.errors()[0]
+            place = " ".join(map(str, first["loc"]))
+            raise RegistryError(
+                f"version {self.version} refuses its own golden rows: {place} {first['msg']}. {WAY_OUT}"
+            ) from None
+        expected = self._content.golden.column(classification.PROBABILITIES).to_pylist()
+        for given in (together, alone):
+            for number, (prediction, shares) in enumerate(zip(given, expected, strict=True)):
+                self._compare(number, prediction, dict(zip(self.labels, shares, strict=True)))
+
+    def _compare(self, row: int, given: Prediction, expected: dict[str, float]) -> None:
+        for label, share in expected.items():
+            if not abs(given.probabilities[label] - share) <= TOLERANCE:  # so that NaN is refused, too
+                raise RegistryError(
+                    f"version {self.version} answers golden row {row} unlike it did in training: the probability of "
+                    f"'{label}' is {given.probabilities[label]:.6g}, was {share:.6g}, and may differ by {TOLERANCE:g}. "
+                    f"{WAY_OUT}"
+                )

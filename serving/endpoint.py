@@ -1,0 +1,72 @@
+"""What every application's HTTP side begins with: its pages, its health, its errors, and how Serve deploys it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+
+from jobs.spec import RingSpec
+from serving.access import BodyLimit
+from serving.problem import RESPONSES, install
+
+MAX_ONGOING_REQUESTS = 128
+MAX_QUEUED_REQUESTS = 1024
+
+
+class Body(BaseModel):
+    """What a client sends: no unknown field, and no type but the one that is asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def as_text(given: Any) -> Any:
+    """A whole number as its digits; all else as it is."""
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+class Health(BaseModel):
+    """Which version answers."""
+
+    status: str = "ok"
+    version: str
+    release: str
+    """Another one means other settings or other code."""
+    created_at: str
+    metrics: dict[str, float]
+    """On the held-out test rows."""
+
+
+def endpoint(name: str, description: str, health: Health, max_body_bytes: int) -> FastAPI:
+    """An application, as plain ASGI, that tells its health and every failure as a problem; the rest is the caller's."""
+    application = FastAPIOffline(
+        title=name,
+        description=description,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=RESPONSES,
+    )
+    application.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    install(application)
+
+    @application.get("/health")
+    async def tell() -> Health:
+        """Which version answers, and its metrics."""
+        return health
+
+    return application
+
+
+def deployed(spec: RingSpec, application: Callable[[], FastAPI]) -> serve.Application:
+    """What Serve runs: as many replicas as the spec says, each of which calls `application` once."""
+    as_deployment = serve.deployment(
+        name=spec.name,
+        num_replicas=spec.serving.num_replicas,
+        ray_actor_options={"num_cpus": spec.serving.num_cpus},
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
+    )
+    bound: serve.Application = as_deployment(serve.ingress(application)()).bind()
+    return bound

