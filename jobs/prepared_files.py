@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
-from jobs.features.split import SPLIT, SPLITS
+from jobs.features.split import SPLIT, SPLITS, rows_of
 from jobs.features.survey import Survey, merge
 
 ROW_GROUP_ROWS = 4096
@@ -47,16 +46,8 @@ def merge_written(parts: Sequence[Written]) -> Written:
 
 
 def by_split(rows: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each split; without a copy where they lie side by side."""
-    return {name: _of_split(rows, name).drop_columns([SPLIT]) for name in SPLITS}
-
-
-def _of_split(rows: pa.Table, name: str) -> pa.Table:
-    is_of = pc.equal(rows.column(SPLIT), name)
-    num_rows = pc.sum(is_of).as_py() or 0
-    start = max(pc.index(is_of, True).as_py(), 0)
-    is_run = (pc.sum(is_of.slice(start, num_rows)).as_py() or 0) == num_rows
-    return rows.slice(start, num_rows) if is_run else rows.filter(is_of)
+    """The rows of each split."""
+    return {name: rows_of(rows, name).drop_columns([SPLIT]) for name in SPLITS}
 
 
 def write_block(

@@ -52,13 +52,17 @@ class TrainRows:
 
     @classmethod
     def of(cls, table: pa.Table) -> "TrainRows":
-        """The training rows among `table`; not copied where they are its first, as `side_by_side` leaves them."""
-        is_train = pc.equal(table.column(SPLIT), "train")
-        num_train = pc.sum(is_train).as_py() or 0
-        first = table.slice(0, num_train)
-        if num_train == (pc.sum(is_train.slice(0, num_train)).as_py() or 0):
-            return cls(first)
-        return cls(table.filter(is_train))
+        """The training rows among `table`."""
+        return cls(rows_of(table, "train"))
+
+
+def rows_of(table: pa.Table, split: str) -> pa.Table:
+    """The rows of a split; without a copy where they lie side by side."""
+    is_of = pc.equal(table.column(SPLIT), split)
+    num_rows = pc.sum(is_of).as_py() or 0
+    start = max(pc.index(is_of, True).as_py(), 0)
+    is_run = (pc.sum(is_of.slice(start, num_rows)).as_py() or 0) == num_rows
+    return table.slice(start, num_rows) if is_run else table.filter(is_of)
 
 
 def side_by_side(table: pa.Table, left_out: np.ndarray | None = None) -> pa.Table:
