@@ -13,11 +13,13 @@ from jobs.features.hashed_words import HashedWords
 from jobs.features.hashing import Hashing
 from jobs.features.impute import Impute
 from jobs.features.isolation_forest import IsolationForest
+from jobs.features.lag import Lag
 from jobs.features.logarithm import Logarithm
 from jobs.features.near_duplicates import NearDuplicates
 from jobs.features.one_hot import OneHot
 from jobs.features.ordinal import Ordinal
 from jobs.features.outliers import Outliers
+from jobs.features.rolling import Rolling
 from jobs.features.scaling import Scaling
 from jobs.features.step import Step
 from jobs.features.target_encoding import TargetEncoding
@@ -33,11 +35,13 @@ StepSpec = Annotated[
     | Hashing
     | Impute
     | IsolationForest
+    | Lag
     | Logarithm
     | NearDuplicates
     | OneHot
     | Ordinal
     | Outliers
+    | Rolling
     | Scaling
     | TargetEncoding
     | Vector
