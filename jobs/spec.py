@@ -220,7 +220,7 @@ def _check_split(spec: RingSpec) -> None:
             "name a column that does in prepare.split.column, or "
             f"give prepare.split.by=hash, which splits them by {', '.join(keys)}"
         )
-    if split.column is not None and own is not None:
+    if split.by == "time" and split.column is not None and own is not None:
         raise SpecError(
             f"prepare.split.column={split.column}: the {kind} workload is split by its own '{own}'; leave column out, "
             f"or say which column is meant by that: raw.events.columns.{own}={split.column}"
@@ -247,7 +247,7 @@ def event_columns(spec: RingSpec) -> tuple[Column, ...]:
         read |= {name: kind for name, kind in step.reads.items() if name not in made | set(read)}
         made |= set(step.makes)
     if spec.prepare.split.column:
-        read.setdefault(spec.prepare.split.column, "time")
+        read.setdefault(spec.prepare.split.column, "time" if spec.prepare.split.by == "time" else "text")
     own = {column.name: column for column in WORKLOADS[spec.workload.kind].event_columns(spec.workload)}
     replaced = {
         name for name, kind in read.items() if name in made and name in own and not is_one_kind(kind, own[name].kind)

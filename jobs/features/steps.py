@@ -9,6 +9,7 @@ from jobs.features.bag_of_words import BagOfWords
 from jobs.features.bins import Bins
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
+from jobs.features.duplicates import Duplicates
 from jobs.features.hashed_words import HashedWords
 from jobs.features.hashing import Hashing
 from jobs.features.impute import Impute
@@ -21,6 +22,7 @@ from jobs.features.ordinal import Ordinal
 from jobs.features.outliers import Outliers
 from jobs.features.rolling import Rolling
 from jobs.features.scaling import Scaling
+from jobs.features.smote import Smote
 from jobs.features.step import Step
 from jobs.features.target_encoding import TargetEncoding
 from jobs.features.vector import Vector
@@ -31,6 +33,7 @@ StepSpec = Annotated[
     | Bins
     | Compare
     | Complete
+    | Duplicates
     | HashedWords
     | Hashing
     | Impute
@@ -43,6 +46,7 @@ StepSpec = Annotated[
     | Outliers
     | Rolling
     | Scaling
+    | Smote
     | TargetEncoding
     | Vector
     | Vocabulary,

@@ -4,7 +4,7 @@ transform.json    kind and settings of each step
 transform.arrow   one row; one column a step or lookup, holding its fitted table as a list of structs
 
 Steps are fitted in as few scans of the training rows as their order allows: one that reads what another makes, or comes
-after one that leaves rows out, waits until that one is fitted; all others are fitted together.
+after one that leaves rows out or adds some, waits until that one is fitted; all others are fitted together.
 """
 
 import json
@@ -46,7 +46,7 @@ class Transform:
             needed = max([after, *(writers.get(name, 0) for name in step.reads)])
             ready.append(needed + step.learns)
             writers |= dict.fromkeys(step.makes, ready[-1])
-            if step.leaves_out:
+            if step.leaves_out or step.adds:
                 after = ready[-1]
         return tuple(ready)
 
@@ -129,7 +129,10 @@ class Transform:
         return table
 
     def prepare(self, table: pa.Table) -> pa.Table:
-        """Like `apply`, less the training rows that steps leave out; `table` says in `split` which rows train."""
+        """Like `apply`, less the training rows that steps leave out, with those that they add.
+
+        `table` says in `split` which rows train.
+        """
         table = self._with_raw(table)
         for step in self.steps:
             table = _changed(step, table)
@@ -186,12 +189,12 @@ class Transform:
 
 
 def _changed(step: Step, table: pa.Table) -> pa.Table:
-    """The table with what a step makes, less the training rows that it leaves out."""
+    """The table with what a step makes, less the training rows that it leaves out, with those that it adds."""
     kept = step.keeps(table) if step.leaves_out else None
     table = step.apply(table)
-    if kept is None:
-        return table
-    return table.filter(pc.or_(kept, pc.not_equal(table.column(SPLIT), "train")))
+    if kept is not None:
+        table = table.filter(pc.or_(kept, pc.not_equal(table.column(SPLIT), "train")))
+    return pa.concat_tables([table, step.added(table)]) if step.adds else table
 
 
 def _plain(value: Any) -> str:
