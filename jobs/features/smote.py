@@ -188,7 +188,8 @@ class Smote(Step):
         found = self._nearest.kneighbors(numbers / self._scale, count, return_distance=False)
         is_self = self._hashes[found] == hashes[:, None]
         is_self[~is_self.any(axis=1), -1] = True
-        return found[~is_self].reshape(len(found), count - 1)
+        neighbors: np.ndarray = found[~is_self].reshape(len(found), count - 1)
+        return neighbors
 
     def _may_be_minority(self, labels: pa.Array) -> pa.Array:
         return pc.fill_null(pc.equal(labels, self.minority) if self.minority else pc.is_valid(labels), False)
