@@ -72,7 +72,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         check_quarantine(tables["events"], seen.num_rows, bad, spec.prepare.max_bad_fraction)
         staged = storage.stage(folder)
         repeats = _repeats(rows, spec, seen.key_hashes)
-        split = split_rows(rows, spec.prepare.split, _time(spec), event_keys(spec.workload), repeats)
+        prepare, keys = spec.prepare, event_keys(spec.workload)
+        split = split_rows(rows, prepare.split, prepare.history, _time(spec), keys, repeats)
         transform = _fitted(split, transform_of(spec))
         num_rows = seen.num_rows - sum(map(len, repeats.values()))
         written = _write(spec, storage, split, transform, num_rows, staged)
@@ -90,6 +91,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         "created_at": created_at.isoformat(),
         "num_rows": written.num_rows,
         "num_left_out": written.num_left_out,
+        "num_added": written.num_added,
         "num_repeated": sum(map(len, repeats.values())),
         "num_read": seen.num_rows + bad.num_rows,
         "num_bad": bad.num_rows,
@@ -109,8 +111,6 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     files = {source.path: raw_files(storage, source.path) for source in _sources(spec)}
     read = [f"  read {path}: {len(found)} files, {sum(f[1] for f in found):,} bytes" for path, found in files.items()]
     split = spec.prepare.split
-    over = f"within each {split.within}" if split.within else "over all rows"
-    how = f"time {over}" if split.by == "time" else f"a hash of {', '.join(event_keys(spec.workload))}"
     scans = [
         f"  scan {number} of the training rows fits {', '.join(map(_named, steps))}"
         for number, steps in enumerate(transform_of(spec).scans, start=1)
@@ -119,8 +119,8 @@ def plan(spec: RingSpec, storage: Storage) -> str:
         [
             f"prepare: run ({why_new(storage, f'prepared/{spec.name}', inputs)})",
             *read,
-            f"  split by {how}: {1 - split.valid - split.test:.0%} train, {split.valid:.0%} valid, "
-            f"{split.test:.0%} test; fit on train only",
+            f"  split by {split.told(event_keys(spec.workload))}: {1 - split.valid - split.test:.0%} train, "
+            f"{split.valid:.0%} valid, {split.test:.0%} test; fit on train only",
             *scans,
             f"  write {folder}",
         ]
@@ -197,11 +197,11 @@ def _write(spec: RingSpec, storage: Storage, rows: Blocks, transform: Transform,
 
     def write(block: pa.Table, number: int) -> Written:
         read = survey(block.drop_columns([SPLIT]), keys, bound)
-        kept = transform.prepare(block)
-        made = by_split(workload.unfold(spec.workload, kept))
+        changed, num_left_out, num_added = transform.counted(block)
+        made = by_split(workload.unfold(spec.workload, changed))
         files = write_block(storage, staged, made, number, columns)
         surveys = {name: survey(of_split, workload.ties, bound) for name, of_split in made.items()}
-        return Written(files, read, surveys, block.num_rows - kept.num_rows)
+        return Written(files, read, surveys, num_left_out, num_added)
 
     print("prepare: writing", flush=True)
     written = rows.collect("prepare: writing", write, merge_written)

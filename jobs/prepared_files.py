@@ -28,6 +28,8 @@ class Written:
     """Of each split's rows after the last."""
     num_left_out: int
     """Training rows that steps left out."""
+    num_added: int
+    """Training rows that steps made of others."""
 
     @property
     def num_rows(self) -> dict[str, int]:
@@ -42,6 +44,7 @@ def merge_written(parts: Sequence[Written]) -> Written:
         merge([part.read for part in parts]),
         {name: merge([part.surveys[name] for part in parts]) for name in SPLITS},
         sum(part.num_left_out for part in parts),
+        sum(part.num_added for part in parts),
     )
 
 

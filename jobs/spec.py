@@ -12,6 +12,7 @@ from cluster.layout import Layout
 from cluster.spec import Spec, load
 from jobs.features.checks import CheckSpec, checked
 from jobs.features.columns import REASON, Column
+from jobs.features.history import HistorySpec, history_group
 from jobs.features.split import SPLIT, SplitSpec
 from jobs.features.steps import StepSpec
 from jobs.features.transform import Transform
@@ -47,6 +48,8 @@ class PrepareSpec(Spec):
     in_process_bytes: int = Field(64 * 1024 * 1024, ge=0)
     """Raw files of so many bytes or fewer are prepared in one process, without a cluster, to the same rows."""
     split: SplitSpec = SplitSpec()
+    history: tuple[HistorySpec, ...] = ()
+    """Columns of what earlier rows held, made before the split is used; a row that is served brings its list itself."""
     steps: tuple[StepSpec, ...] = ()
     """Cleaning, scaling, encoding, in this order, before what the workload does itself; fitted on training rows."""
 
@@ -174,6 +177,7 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
     _check_items(spec)
     item_columns(spec)  # says what is wrong with a check
     _check_split(spec)
+    _check_history(spec)
     _check_steps(spec)
     settled = [override.partition("=")[0] for override in overrides]
     space = {
@@ -216,7 +220,7 @@ def _check_split(spec: RingSpec) -> None:
             "name a column that does in prepare.split.column, or "
             f"give prepare.split.by=hash, which splits them by {', '.join(keys)}"
         )
-    if split.column is not None and own is not None:
+    if split.by == "time" and split.column is not None and own is not None:
         raise SpecError(
             f"prepare.split.column={split.column}: the {kind} workload is split by its own '{own}'; leave column out, "
             f"or say which column is meant by that: raw.events.columns.{own}={split.column}"
@@ -233,20 +237,25 @@ def event_columns(spec: RingSpec) -> tuple[Column, ...]:
     Raises:
         SpecError: a check is of another column, or of the wrong kind.
     """
-    made: set[str] = set()
+    history = spec.prepare.history
+    made = {one.output for one in history}
     read: dict[str, ColumnKind] = {}
+    for one in history:
+        read |= {one.group: "text", one.time: "time"}
+        read.setdefault(one.column, "number")
     for step in spec.prepare.steps:
         read |= {name: kind for name, kind in step.reads.items() if name not in made | set(read)}
         made |= set(step.makes)
     if spec.prepare.split.column:
-        read.setdefault(spec.prepare.split.column, "time")
+        read.setdefault(spec.prepare.split.column, "time" if spec.prepare.split.by == "time" else "text")
     own = {column.name: column for column in WORKLOADS[spec.workload.kind].event_columns(spec.workload)}
     replaced = {
         name for name, kind in read.items() if name in made and name in own and not is_one_kind(kind, own[name].kind)
     }
     kept = [column for name, column in own.items() if name not in replaced and (name in read or name not in made)]
+    never_missing = {spec.prepare.split.column, *(name for one in history for name in (one.group, one.time))}
     added = [
-        Column(name, kind, nullable=name != spec.prepare.split.column)
+        Column(name, kind, nullable=name not in never_missing)
         for name, kind in read.items()
         if name not in own or name in replaced
     ]
@@ -268,10 +277,31 @@ def transform_of(spec: RingSpec) -> Transform:
     return Transform((*spec.prepare.steps, *WORKLOADS[spec.workload.kind].steps(spec.workload)))
 
 
+def _check_history(spec: RingSpec) -> None:
+    """A list has a name of its own, and is made of raw columns of the right kinds."""
+    history_group(spec.prepare.history)
+    kinds: dict[str, ColumnKind] = {column.name: column.kind for column in event_columns(spec)}
+    taken = {*kinds, *event_keys(spec.workload), *RESERVED}
+    for number, one in enumerate(spec.prepare.history):
+        where = f"prepare.history.{number}"
+        if one.output in taken:
+            raise SpecError(
+                f"{where} makes '{one.output}', the name of a column that is there already; give another output"
+            )
+        taken.add(one.output)
+        wanted: dict[str, ColumnKind] = {one.column: "number", one.time: "time", one.group: "text"}
+        for name, kind in wanted.items():
+            if name not in kinds:
+                raise SpecError(f"{where} reads '{name}', which prepare.history makes; name a column of the raw rows")
+            if not is_one_kind(kinds[name], kind):
+                raise SpecError(f"{where} reads '{name}' as {kind}, but there it is of kind {kinds[name]}")
+
+
 def _check_steps(spec: RingSpec) -> None:
     """Every column must come to a step and to the workload in the kind that it takes."""
     keys = event_keys(spec.workload)
     kinds = {column.name: column.kind for column in event_columns(spec)}
+    kinds |= {one.output: "numbers" for one in spec.prepare.history}
     for number, step in enumerate(spec.prepare.steps):
         where = f"prepare.steps.{number} ({step.kind})"
         for name, kind in step.reads.items():

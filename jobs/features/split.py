@@ -1,5 +1,6 @@
-"""Which rows train, validate and test: by time, over all rows or within each key, or by a hash of the row's key."""
+"""Which rows train, validate and test: by time, over all rows or within each key, by a hash, by group, or by class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,14 @@ SPLIT = "split"
 class SplitSpec(Spec):
     """By time the latest rows test, the ones before them validate and the rest train; by hash it is left to chance."""
 
-    by: Literal["time", "hash"] = "time"
-    """By hash a row stays in its split for good, whatever rows are added; for rows that no time orders."""
+    by: Literal["time", "hash", "group", "stratified"] = "time"
+    """By hash a row stays in its split for good, whatever rows are added; for rows that no time orders. So does a group
+    of rows. Stratified, each class has the shares exactly."""
     valid: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     column: str | None = None
-    """The column of times that orders the rows, of a workload that has none of its own."""
+    """By time: the column of times that orders the rows, of a workload that has none of its own. By group: the column
+    whose equal values share a split. Stratified: the column of classes."""
     within: str | None = None
     """A column: each of its values is split by time on its own, so that every user is seen in training.
     Without it, one moment in time parts all rows."""
@@ -34,9 +37,27 @@ class SplitSpec(Spec):
             raise ValueError(f"valid + test = {self.valid + self.test:g} leaves nothing to train on; keep it below 1")
         if self.by == "hash" and self.column is not None:
             raise ValueError(f"column='{self.column}' orders rows by time; leave it out where by=hash")
-        if self.by == "hash" and self.within is not None:
-            raise ValueError(f"within='{self.within}' orders a column's rows by time; leave it out where by=hash")
+        if self.by in ("group", "stratified") and self.column is None:
+            what = "whose equal values share a split" if self.by == "group" else "of classes"
+            raise ValueError(f"by={self.by} needs the column {what}; give column")
+        if self.by != "time" and self.within is not None:
+            raise ValueError(f"within='{self.within}' orders a column's rows by time; leave it out where by={self.by}")
         return self
+
+    def told(self, keys: Sequence[str]) -> str:
+        """By what rows are split, for people; `keys` tell rows apart."""
+        if self.by == "group":
+            return f"a hash of {self.column}"
+        if self.by == "stratified":
+            return f"a hash of {', '.join(keys)} within each {self.column}"
+        if self.by == "hash":
+            return f"a hash of {', '.join(keys)}"
+        return f"time {f'within each {self.within}' if self.within else 'over all rows'}"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """From which shares of the rows on they validate, and test."""
+        return 1 - self.valid - self.test, 1 - self.test
 
 
 @dataclass(frozen=True)
@@ -65,17 +86,10 @@ def rows_of(table: pa.Table, split: str) -> pa.Table:
     return table.slice(start, num_rows) if is_run else table.filter(is_of)
 
 
-def side_by_side(table: pa.Table, left_out: np.ndarray | None = None) -> pa.Table:
-    """The rows in their order, first those that train, then those that validate, then those that test.
-
-    Args:
-        left_out: places of rows that do not stay.
-    """
-    codes = pc.index_in(table.column(SPLIT), pa.array(SPLITS, pa.string())).to_numpy().copy()
-    if left_out is not None:
-        codes[left_out] = len(SPLITS)
-    order = np.argsort(codes, kind="stable")
-    return table.take(pa.array(order[: np.count_nonzero(codes < len(SPLITS))]))
+def side_by_side(table: pa.Table) -> pa.Table:
+    """The rows in their order, first those that train, then those that validate, then those that test."""
+    places = pc.index_in(table.column(SPLIT), pa.array(SPLITS, pa.string())).to_numpy()
+    return table.take(pa.array(np.argsort(places, kind="stable")))
 
 
 def split_by_time(table: pa.Table, spec: SplitSpec, time: str, ties: tuple[str, ...]) -> pa.Table:
@@ -99,10 +113,20 @@ def split_by_hash(table: pa.Table, spec: SplitSpec, keys: tuple[str, ...]) -> pa
     return _split(table, spec, as_shares(row_hashes([table.column(key) for key in keys])))
 
 
+def split_by_group(table: pa.Table, spec: SplitSpec) -> pa.Table:
+    """Add the column `split`, of each row by a hash of its value of `spec.column` alone; missing ones are one group."""
+    assert spec.column is not None  # SplitSpec has checked it
+    return split_by_hash(table, spec, (spec.column,))
+
+
+def with_split(table: pa.Table, places: np.ndarray) -> pa.Table:
+    """Add the column `split` by the place of each row's in SPLITS."""
+    return table.append_column(SPLIT, pa.array(SPLITS, pa.string()).take(pa.array(places)))
+
+
 def _split(table: pa.Table, spec: SplitSpec, share: np.ndarray) -> pa.Table:
     """Add the column `split` by a number from 0 to 1 for each row."""
-    places = np.searchsorted([1 - spec.valid - spec.test, 1 - spec.test], share, side="right")
-    return table.append_column(SPLIT, pa.array(SPLITS, pa.string()).take(pa.array(places)))
+    return with_split(table, np.searchsorted(spec.bounds, share, side="right"))
 
 
 def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:

@@ -37,6 +37,11 @@ class Step(Spec):
         return False
 
     @property
+    def adds(self) -> bool:
+        """Whether `added` may add training rows."""
+        return False
+
+    @property
     def reads(self) -> dict[str, ColumnKind]:
         """The columns that it takes, and of what kind each must be."""
         raise NotImplementedError
@@ -87,6 +92,13 @@ class Step(Spec):
         Rows of other splits and rows that are served are never left out. Asked only where `leaves_out`.
         """
         return None
+
+    def added(self, table: pa.Table) -> pa.Table:
+        """New training rows with the columns of the table after `apply`, made from its training rows one by one.
+
+        A row that is served adds none. Asked only where `adds`.
+        """
+        return table.slice(0, 0)
 
     def apply(self, table: pa.Table) -> pa.Table:
         """The table with the columns of `makes`; as many rows as before, in their order."""

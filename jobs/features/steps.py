@@ -10,16 +10,20 @@ from jobs.features.bins import Bins
 from jobs.features.bpe import Bpe
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
+from jobs.features.duplicates import Duplicates
 from jobs.features.hashed_words import HashedWords
 from jobs.features.hashing import Hashing
 from jobs.features.impute import Impute
 from jobs.features.isolation_forest import IsolationForest
+from jobs.features.lag import Lag
 from jobs.features.logarithm import Logarithm
 from jobs.features.near_duplicates import NearDuplicates
 from jobs.features.one_hot import OneHot
 from jobs.features.ordinal import Ordinal
 from jobs.features.outliers import Outliers
+from jobs.features.rolling import Rolling
 from jobs.features.scaling import Scaling
+from jobs.features.smote import Smote
 from jobs.features.step import Step
 from jobs.features.target_encoding import TargetEncoding
 from jobs.features.vector import Vector
@@ -31,16 +35,20 @@ StepSpec = Annotated[
     | Bpe
     | Compare
     | Complete
+    | Duplicates
     | HashedWords
     | Hashing
     | Impute
     | IsolationForest
+    | Lag
     | Logarithm
     | NearDuplicates
     | OneHot
     | Ordinal
     | Outliers
+    | Rolling
     | Scaling
+    | Smote
     | TargetEncoding
     | Vector
     | Vocabulary,

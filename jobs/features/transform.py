@@ -4,8 +4,8 @@ transform.json    kind and settings of each step
 transform.arrow   one row; one column a step or lookup, holding its fitted table as a list of structs
 
 Steps are fitted in as few scans of the training rows as their order allows: one that reads what another makes, or comes
-after one that leaves rows out, waits until that one is fitted; all others are fitted together. Steps of one kind that
-leave rows out and stand side by side are fitted on the same rows.
+after one that leaves rows out or adds some, waits until that one is fitted; all others are fitted together. Steps of
+one kind that leave rows out and stand side by side are fitted on the same rows.
 """
 
 import json
@@ -64,7 +64,7 @@ class Transform:
             scans = step.learns and place not in self._lengths_from
             ready.append(max([barrier, *(writers.get(name, 0) for name in step.reads)]) + scans)
             writers |= dict.fromkeys(step.makes, ready[-1])
-            if step.leaves_out:
+            if step.leaves_out or step.adds:
                 after = max(after, ready[-1])
         return tuple(ready)
 
@@ -162,11 +162,18 @@ class Transform:
         return table
 
     def prepare(self, table: pa.Table) -> pa.Table:
-        """Like `apply`, less the training rows that steps leave out; `table` says in `split` which rows train."""
+        """Like `apply`, less the training rows that steps leave out, with those that they add.
+
+        `table` says in `split` which rows train.
+        """
+        return self.counted(table)[0]
+
+    def counted(self, table: pa.Table) -> tuple[pa.Table, int, int]:
+        """What `prepare` makes of the rows, and how many training rows steps left out and added."""
         rows = _Rows(self._with_raw(table))
         for step in self.steps:
             rows.change(step)
-        return rows.table
+        return rows.table, rows.num_left_out, rows.num_added
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """One row of plain Python values with what every step makes; equal to what `apply` makes of it."""
@@ -225,11 +232,17 @@ class _Rows:
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self._kept: pa.ChunkedArray | pa.Array | None = None
+        self.num_left_out = 0
+        self.num_added = 0
 
     def change(self, step: Step) -> None:
         """Put in what the step makes, and note the training rows that it leaves out."""
         if not step.leaves_out:
             self._table = step.apply(self.table)
+            if step.adds:
+                added = step.added(self._table)
+                self._table = pa.concat_tables([self._table, added])
+                self.num_added += added.num_rows
             return
         kept = step.keeps(self._table)
         self._table = step.apply(self._table)
@@ -241,7 +254,9 @@ class _Rows:
         """The rows that are left."""
         if self._kept is not None:
             kept, self._kept = self._kept, None
-            self._table = self._table.filter(pc.or_(kept, pc.not_equal(self._table.column(SPLIT), "train")))
+            left = self._table.filter(pc.or_(kept, pc.not_equal(self._table.column(SPLIT), "train")))
+            self.num_left_out += self._table.num_rows - left.num_rows
+            self._table = left
         return self._table
 
 

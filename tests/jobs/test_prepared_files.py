@@ -21,7 +21,7 @@ ROWS = pa.table(
 def written(storage: Storage, rows: pa.Table, number: int) -> Written:
     made = by_split(rows)
     surveys = {name: survey(of_split, ("id",)) for name, of_split in made.items()}
-    return Written(write_block(storage, "made", made, number, None), survey(rows, ("id",)), surveys, number)
+    return Written(write_block(storage, "made", made, number, None), survey(rows, ("id",)), surveys, number, 1)
 
 
 def test_a_block_is_a_file_a_split_and_test_rows_keep_all_columns(tmp_path: Path) -> None:
@@ -39,5 +39,5 @@ def test_a_split_without_rows_has_no_file_and_parts_add_up(tmp_path: Path) -> No
     storage = Storage(str(tmp_path))
     both = merge_written([written(storage, ROWS.slice(0, size), size) for size in (2, 4)])
     assert both.num_rows == {"train": 4, "valid": 1, "test": 1}
-    assert (both.read.num_rows, both.num_left_out) == (6, 6)
+    assert (both.read.num_rows, both.num_left_out, both.num_added) == (6, 6, 2)
     assert sorted(both.sha256) == sorted(info.path.removeprefix(f"{tmp_path}/made/") for info in storage.files("made"))

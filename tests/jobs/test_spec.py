@@ -70,7 +70,7 @@ def test_a_few_lines_are_a_whole_spec(tmp_path: Path) -> None:
         ("workload={}", r"key 'workload\.kind' is missing; it has no default\. Valid: language, recommender, "),
         ("workload={kind: vision, hight: 8}", r"unknown key 'workload\.hight'\. Did you mean 'height'\?"),
         ("workload={kind: vision, height: 8}", r"key 'workload\.width' is missing; it has no default"),
-        ("prepare.split.by=date", r"prepare\.split\.by: .*'time' or 'hash', got \"date\""),
+        ("prepare.split.by=date", r"prepare\.split\.by: .*'time', 'hash', 'group' or 'stratified', got \"date\""),
         ("prepare.split={by: hash, within: user_id}", r"prepare\.split: within='user_id' orders .* where by=hash"),
         ("prepare.split.within=user", r"prepare\.split\.within: 'user' .*Did you mean 'user_id'\?"),
         ("layout.replicate=0", r"layout\.replicate: .*got 0"),
@@ -262,3 +262,30 @@ def test_a_mistake_in_the_steps_is_told_with_its_place(tmp_path: Path, override:
 def test_a_workload_with_a_time_of_its_own_is_split_by_it(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"split by its own 'timestamp'; leave column out, or .*columns.timestamp=day"):
         load_ring(written(tmp_path), ["prepare.split.column=day"])
+
+
+PAST = "{column: delay, group: place, time: hour, output: past, size: 3}"
+
+
+def test_a_history_reads_raw_columns_and_makes_its_own(tmp_path: Path) -> None:
+    steps = "{kind: lag, column: past, output: wait}"
+    spec = table(tmp_path, f"prepare.history=[{PAST}]", f"prepare.steps=[{steps}]")
+    columns = {column.name: column for column in event_columns(spec)}
+    assert (columns["delay"].kind, columns["hour"].kind, columns["place"].kind) == ("number", "time", "text")
+    assert not {"past", "wait"} & set(columns)
+    assert (columns["delay"].nullable, columns["hour"].nullable) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (PAST.replace("past", "delay"), "history.0 makes 'delay', the name of a column that is there already"),
+        (f"{PAST}, {PAST}", "history.1 makes 'past', the name of a column that is there already"),
+        (PAST.replace("delay", "late"), "history.0 reads 'late' as number, but there it is of kind"),
+        (PAST.replace("hour", "age"), "history.0 reads 'age' as time, but there it is of kind number"),
+        (f"{PAST}, {PAST.replace('place', 'late').replace('past', 'x')}", "names the groups late, place, but rows"),
+    ],
+)
+def test_a_mistake_in_a_history_is_told_with_its_place(tmp_path: Path, history: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        table(tmp_path, f"prepare.history=[{history}]")

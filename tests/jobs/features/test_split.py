@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.features.row_hash import as_shares, row_hashes
-from jobs.features.split import SplitSpec, TrainRows, split_by_hash, split_by_time
+from jobs.features.split import SplitSpec, TrainRows, split_by_group, split_by_hash, split_by_time
 
 TIES = ("user", "item")
 
@@ -175,3 +175,53 @@ def test_by_hash_a_table_without_rows_stays_one() -> None:
 def test_a_split_by_hash_has_no_within() -> None:
     with pytest.raises(ValidationError, match="within='user' orders a column's rows by time; leave it out where by="):
         SplitSpec(by="hash", within="user")
+
+
+def test_by_group_its_rows_share_a_split_and_none_moves_when_rows_are_added() -> None:
+    spec = SplitSpec(by="group", column="user", valid=0.3, test=0.3)
+    before, after = (split_by_group(events(0, num_rows, 200), spec) for num_rows in (300, 900))
+    of_user = dict(zip(after.column("user").to_pylist(), after.column("split").to_pylist(), strict=True))
+    assert all(of_user[row["user"]] == row["split"] for row in after.to_pylist())
+    assert set(of_user.values()) == {"train", "valid", "test"}
+    assert all(of_user.get(row["user"], row["split"]) == row["split"] for row in before.to_pylist())
+
+
+@pytest.mark.parametrize("within", ["user", None])
+def test_by_time_later_rows_move_rows_to_earlier_splits_only(within: str | None) -> None:
+    first = events(0)
+    later = pa.table({"user": first.column("user"), "item": [f"l{n}" for n in range(500)], "time": [60] * 500})
+    places = {"train": 0, "valid": 1, "test": 2}
+    before, after = (
+        splits_of(split(first, within=within)),
+        splits_of(split(pa.concat_tables([first, later]), within=within)),
+    )
+    assert all(places[after[item]] <= places[place] for item, place in before.items())
+    assert any(after[item] != place for item, place in before.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"by": "group"}, "by=group needs the column whose equal values share a split; give column"),
+        ({"by": "stratified"}, "by=stratified needs the column of classes; give column"),
+        ({"by": "group", "column": "a", "within": "b"}, "within='b' orders .* leave it out where by=group"),
+        ({"by": "hash", "column": "a"}, "column='a' orders rows by time; leave it out where by=hash"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SplitSpec.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "time over all rows"),
+        ({"within": "user"}, "time within each user"),
+        ({"by": "hash"}, "a hash of user, item"),
+        ({"by": "group", "column": "user"}, "a hash of user"),
+        ({"by": "stratified", "column": "label"}, "a hash of user, item within each label"),
+    ],
+)
+def test_a_split_says_by_what_it_is_made(given: dict[str, str], told: str) -> None:
+    assert SplitSpec.model_validate(given).told(TIES) == told
