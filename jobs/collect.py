@@ -24,7 +24,7 @@ from cluster.storage import Storage
 from jobs.dataset import as_table, each
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
-from jobs.raw import RawBlock, read_blocks
+from jobs.raw import Part, RawBlock, read_blocks
 from jobs.spec import RingSpec, event_columns
 from jobs.stage import main as stage_main
 
@@ -149,7 +149,7 @@ def _read(storage: Storage, waiting: Sequence[str], columns: Sequence[Column]) -
 
     def read(path: str) -> Iterator[pa.Table]:
         yield nothing  # so that an empty file has the columns, too
-        for block in read_blocks(storage, path, columns):
+        for block in read_blocks(storage, Part(path), columns):
             fault = _fault(block)
             if fault:
                 raise DataError(f"feedback file '{path}' is damaged: {fault}; mend or remove it")

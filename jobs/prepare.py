@@ -27,7 +27,7 @@ from jobs.features.columns import Column, rename
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
 from jobs.features.survey import Survey, bound_for, survey
-from jobs.features.transform import Transform
+from jobs.features.transform import RAW, Transform
 from jobs.first_look import look_at
 from jobs.lineage import Made, prepare_inputs, raw_files, why_new
 from jobs.prepared import read_train, read_transform
@@ -193,13 +193,13 @@ def _told(spec: RingSpec, table: RawTable, name: str, found: Survey, bad: Quaran
 def _write(spec: RingSpec, storage: Storage, rows: Blocks, transform: Transform, num_rows: int, staged: str) -> Written:
     """Transform all rows and write them, each split's side by side."""
     workload, keys = WORKLOADS[spec.workload.kind], event_keys(spec.workload)
-    columns, bound = workload.trains_on(spec.workload), bound_for(num_rows)
+    bound = bound_for(num_rows)
 
     def write(block: pa.Table, number: int) -> Written:
         read = survey(block.drop_columns([SPLIT]), keys, bound)
         changed, num_left_out, num_added = transform.counted(block)
         made = by_split(workload.unfold(spec.workload, changed))
-        files = write_block(storage, staged, made, number, columns)
+        files = write_block(storage, staged, _kept(spec, transform, made), number)
         surveys = {name: survey(of_split, workload.ties, bound) for name, of_split in made.items()}
         return Written(files, read, surveys, num_left_out, num_added)
 
@@ -209,6 +209,19 @@ def _write(spec: RingSpec, storage: Storage, rows: Blocks, transform: Transform,
         found = written.num_rows if written else "none"
         raise DataError(f"too few rows to split: {found}; give more data or larger shares in prepare.split")
     return written
+
+
+def _kept(spec: RingSpec, transform: Transform, made: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """The rows of each split with the columns that are read again: by training, and of test rows by golden ones."""
+    columns = WORKLOADS[spec.workload.kind].trains_on(spec.workload)
+    if columns is None:
+        return made
+    as_read = {kept for name in transform.reads_served for kept in (name, RAW + name)}
+    wanted = {"train": {*columns}, "valid": {*columns}, "test": {*columns, *as_read}}
+    return {
+        name: rows.select([column for column in rows.column_names if column in wanted[name]])
+        for name, rows in made.items()
+    }
 
 
 def _save(spec: RingSpec, storage: Storage, transform: Transform, items: pa.Table, staged: str) -> None:
@@ -251,9 +264,11 @@ def _named(step: Step) -> str:
 def _summary(storage: Storage, folder: str, manifest: dict[str, Any]) -> str:
     rows = ", ".join(f"{name} {count:,}" for name, count in manifest["num_rows"].items())
     bad = f"{manifest['num_bad']:,} of {manifest['num_read']:,} rows in quarantine"
+    repeated = f"; {manifest['num_repeated']:,} repeated a key" if manifest["num_repeated"] else ""
     left_out = f"; steps left out {manifest['num_left_out']:,} training rows" if manifest["num_left_out"] else ""
+    added = f"; steps added {manifest['num_added']:,} training rows" if manifest["num_added"] else ""
     page = f"{storage.uri.rstrip('/')}/{folder}/{PAGE}"
-    return f"{rows}; {bad}{left_out}\nwhat came in and what was changed: {page}"
+    return f"{rows}; {bad}{repeated}{left_out}{added}\nwhat came in and what was changed: {page}"
 
 
 def describe(spec: RingSpec, storage: Storage) -> str:

@@ -2,7 +2,7 @@
 same."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -53,18 +53,10 @@ def by_split(rows: pa.Table) -> dict[str, pa.Table]:
     return {name: rows_of(rows, name).drop_columns([SPLIT]) for name in SPLITS}
 
 
-def write_block(
-    storage: Storage, folder: str, rows: dict[str, pa.Table], number: int, columns: Collection[str] | None
-) -> dict[str, str]:
-    """Write a block's rows by split; returns the SHA-256 of each file by its path in the folder.
-
-    Args:
-        columns: those that training and validation rows keep, all by default; test rows keep all.
-    """
+def write_block(storage: Storage, folder: str, rows: dict[str, pa.Table], number: int) -> dict[str, str]:
+    """Write a block's rows by split; returns the SHA-256 of each file by its path in the folder."""
     digests = {}
     for name, of_split in rows.items():
-        if name != "test" and columns is not None:
-            of_split = of_split.select([column for column in of_split.column_names if column in columns])
         if of_split.num_rows:
             content = as_parquet(of_split)
             path = f"{name}/{number:018x}.parquet"

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -21,10 +23,14 @@ from cluster.storage import Storage
 from jobs.features.columns import Column, check_header
 
 BLOCK_BYTES = 16 * 1024 * 1024
+PART_BYTES = 64 * 1024 * 1024
+"""Of a large file that is read in parts, each on its own; of Parquet before compression."""
 HEADER_BYTES = 1024 * 1024
 """How much of a text file is read for its columns."""
 STREAM_BYTES = 1024 * 1024
 """How much of a compressed file is asked for at a time."""
+BATCH_ROWS = 131_072
+"""Of a block of Parquet."""
 HEADERS_AT_ONCE = 16
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
@@ -33,8 +39,20 @@ _CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a file that can be read on its own."""
+
+    path: str
+    """The filesystem's own."""
+    begin: int = 0
+    """The first row group of Parquet, the first byte of text: a part has the lines that begin in it."""
+    end: int | None = None
+    """The first one that is not its own; None of the last."""
+
+
+@dataclass(frozen=True)
 class RawBlock:
-    """A part of a file."""
+    """Some rows of a file."""
 
     rows: pa.Table
     """By the names in the file; text from CSV and JSON lines, typed from Parquet."""
@@ -54,20 +72,35 @@ def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Colu
         list(pool.map(check, paths))
 
 
-def read_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    """The file in parts of some megabytes, so a file of any size streams. `path` is the filesystem's own.
+def parts_of(storage: Storage, path: str) -> list[Part]:
+    """The file in parts that are read side by side; reads no more than its footer.
 
     Raises:
         DataError: the file as a whole cannot be read.
     """
     with _explained(path):
-        yield from _reader(path).blocks(storage, path, columns)
+        return _reader(path).parts(storage, path)
+
+
+def read_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    """The part in blocks of some megabytes, so a file of any size streams.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    with _explained(part.path):
+        yield from _reader(part.path).blocks(storage, part, columns)
+
+
+def _whole(storage: Storage, path: str) -> list[Part]:
+    return [Part(path)]
 
 
 @dataclass(frozen=True)
 class _Reader:
     header: Callable[[Storage, str], list[str]]
-    blocks: Callable[[Storage, str, Sequence[Column]], Iterator[RawBlock]]
+    blocks: Callable[[Storage, Part, Sequence[Column]], Iterator[RawBlock]]
+    parts: Callable[[Storage, str], list[Part]] = _whole
 
 
 def _reader(path: str) -> _Reader:
@@ -86,22 +119,59 @@ def _explained(path: str) -> Iterator[None]:
         raise DataError(f"raw file '{path}' cannot be read: {error}. Mend it, or take it out of the folder") from None
 
 
-def _line_blocks(storage: Storage, path: str, block_bytes: int) -> Iterator[list[bytes]]:
-    """The lines that are not blank, about `block_bytes` of them at a time."""
-    compression = "gzip" if path.lower().endswith(".gz") else None
-    with storage.open(path) as file, pa.input_stream(file, compression, STREAM_BYTES) as stream:
-        rest = stream.read(block_bytes).removeprefix(codecs.BOM_UTF8)
-        while rest:
-            more = stream.read(block_bytes)
-            end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 if more else len(rest)
-            lines = [line for line in rest[:end].splitlines() if line.strip()]
-            if lines:
-                yield lines
-            rest = rest[end:] + more
+def _byte_ranges(storage: Storage, path: str) -> list[Part]:
+    """Of text that is not compressed."""
+    if _compression(path):
+        return [Part(path)]
+    with storage.open(path) as file:
+        starts = range(0, max(file.size(), 1), PART_BYTES)
+    return [Part(path, begin, end) for begin, end in zip_longest(starts, starts[1:])]
+
+
+def _compression(path: str) -> str | None:
+    return "gzip" if path.lower().endswith(".gz") else None
+
+
+def _line_blocks(storage: Storage, part: Part, block_bytes: int) -> Iterator[list[bytes]]:
+    """The lines that begin in the part and are not blank, about `block_bytes` of them at a time."""
+    with storage.open(part.path) as file:
+        if part.begin:
+            file.seek(part.begin - 1)  # which may be the end of the line before
+        with pa.input_stream(file, _compression(part.path), STREAM_BYTES) as stream:
+            yield from _lines_of(stream, part, block_bytes)
+
+
+def _lines_of(stream: pa.NativeFile, part: Part, block_bytes: int) -> Iterator[list[bytes]]:
+    rest, place = stream.read(block_bytes), max(part.begin - 1, 0)
+    if part.begin:
+        while rest and (end := _line_end(rest, 0)) is None:
+            place += len(rest)
+            rest = stream.read(block_bytes)
+        if rest:
+            rest, place = rest[end:] or stream.read(block_bytes), place + (end or 0)
+    elif rest.startswith(codecs.BOM_UTF8):
+        place = len(codecs.BOM_UTF8)
+        rest = rest[place:] or stream.read(block_bytes)
+    while rest and (part.end is None or place < part.end):
+        more = stream.read(block_bytes)
+        whole = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 if more else len(rest)
+        last = None if part.end is None else _line_end(rest[:whole], part.end - 1 - place)
+        lines = [line for line in rest[:whole][:last].splitlines() if line.strip()]
+        if lines:
+            yield lines
+        if last is not None:
+            return
+        rest, place = rest[whole:] + more, place + whole
+
+
+def _line_end(text: bytes, start: int) -> int | None:
+    """Where the line that holds the byte `start` ends; None if it goes on beyond the text."""
+    ends = [place for place in (text.find(b"\n", start), text.find(b"\r", start)) if place >= 0]
+    return min(ends) + 1 if ends else None
 
 
 def _csv_header(storage: Storage, path: str) -> list[str]:
-    lines = next(_line_blocks(storage, path, HEADER_BYTES), None)
+    lines = next(_line_blocks(storage, Part(path), HEADER_BYTES), None)
     return _names(path, lines[0] if lines else b"")
 
 
@@ -112,23 +182,26 @@ def _names(path: str, line: bytes) -> list[str]:
     return list(pa.csv.read_csv(pa.BufferReader(line + b"\n")).column_names)
 
 
-def _csv_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    header: list[str] = []
-    for lines in _line_blocks(storage, path, BLOCK_BYTES):
+def _csv_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    header: list[str] = _csv_header(storage, part.path) if part.begin else []
+    for lines in _line_blocks(storage, part, BLOCK_BYTES):
         first_row = 0 if header else 1
-        header = header or _names(path, lines[0])
+        header = header or _names(part.path, lines[0])
         yield _csv_block(lines[first_row:], header, columns)
 
 
 def _csv_block(lines: Sequence[bytes], header: list[str], columns: Sequence[Column]) -> RawBlock:
-    faults = [_fault(line) for line in lines]
+    content = b"\n".join(lines)
+    is_plain = b'"' not in content and _is_utf8(content)  # then no line has a fault, and none has to be looked at
+    faults = [None] * len(lines) if is_plain else [_fault(line) for line in lines]
     unreadable = [(_shown(line), f"line {fault}") for line, fault in zip(lines, faults, strict=True) if fault]
 
     def set_aside(row: pa.csv.InvalidRow) -> str:
         unreadable.append((row.text, f"row has {row.actual_columns} fields, the header {row.expected_columns}"))
         return "skip"
 
-    content = b"\n".join(line for line, fault in zip(lines, faults, strict=True) if not fault)
+    if unreadable:
+        content = b"\n".join(line for line, fault in zip(lines, faults, strict=True) if not fault)
     included = [column.in_files for column in columns if column.in_files in header]
     if not content:
         return RawBlock(pa.table({name: pa.array([], pa.string()) for name in included}), tuple(unreadable))
@@ -169,14 +242,14 @@ def _shown(line: bytes) -> str:
 def _json_header(storage: Storage, path: str) -> list[str]:
     """Every name of the first lines: a line may leave out what it does not know."""
     names: dict[str, None] = {}
-    for line in next(_line_blocks(storage, path, HEADER_BYTES), []):
+    for line in next(_line_blocks(storage, Part(path), HEADER_BYTES), []):
         with suppress(ValueError):
             names |= dict.fromkeys(_json_object(line))
     return list(names)
 
 
-def _json_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    for lines in _line_blocks(storage, path, BLOCK_BYTES):
+def _json_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    for lines in _line_blocks(storage, part, BLOCK_BYTES):
         yield _json_block(lines, columns)
 
 
@@ -232,16 +305,26 @@ def _parquet_header(storage: Storage, path: str) -> list[str]:
         return list(pq.read_schema(file).names)
 
 
-def _parquet_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    with storage.open(path) as opened, pq.ParquetFile(opened) as file:
+def _row_groups(storage: Storage, path: str) -> list[Part]:
+    """Neighbouring row groups of about PART_BYTES."""
+    with storage.open(path) as file:
+        footer = pq.read_metadata(file)
+    ends = np.cumsum([footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)])
+    firsts = np.flatnonzero(np.diff(ends // PART_BYTES, prepend=-1)).tolist()
+    return [Part(path, begin, end) for begin, end in zip_longest(firsts, firsts[1:])]
+
+
+def _parquet_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    with storage.open(part.path) as opened, pq.ParquetFile(opened) as file:
         present = file.schema_arrow.names
         included = [column.in_files for column in columns if column.in_files in present]
-        for batch in file.iter_batches(columns=included):
+        groups = range(part.begin, file.num_row_groups if part.end is None else part.end)
+        for batch in file.iter_batches(BATCH_ROWS, groups, included, use_threads=False):
             yield RawBlock(pa.Table.from_batches([batch]))
 
 
 _READERS: dict[tuple[str, ...], _Reader] = {
-    (".csv", ".csv.gz"): _Reader(_csv_header, _csv_blocks),
-    (".jsonl", ".ndjson", ".jsonl.gz"): _Reader(_json_header, _json_blocks),
-    (".parquet",): _Reader(_parquet_header, _parquet_blocks),
+    (".csv", ".csv.gz"): _Reader(_csv_header, _csv_blocks, _byte_ranges),
+    (".jsonl", ".ndjson", ".jsonl.gz"): _Reader(_json_header, _json_blocks, _byte_ranges),
+    (".parquet",): _Reader(_parquet_header, _parquet_blocks, _row_groups),
 }

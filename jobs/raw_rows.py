@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,9 +14,10 @@ from cluster.storage import Storage
 from jobs.blocks import Blocks, ClusterBlocks, LocalBlocks, of_parts
 from jobs.features.columns import REASON, Column, check_rows
 from jobs.prepared_files import as_parquet
-from jobs.raw import RawBlock, read_blocks
+from jobs.raw import Part, RawBlock, parts_of, read_blocks
 
 NUM_REASONS_SHOWN = 3
+FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,17 @@ def good_rows(table: RawTable, in_process: bool) -> Blocks:
     """The rows that break no rule, in blocks; with the first pass over them the others are in quarantine."""
     table.storage.remove(table.quarantine)
 
-    def read(path: str) -> Iterator[pa.Table]:
-        for number, block in enumerate(read_blocks(table.storage, path, table.columns)):
-            yield _good(table, path, number, block)
+    def read(part: Part) -> Iterator[pa.Table]:
+        for number, block in enumerate(read_blocks(table.storage, part, table.columns)):
+            yield _good(table, part, number, block)
 
-    load = of_parts(table.files, read)
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        found = threads.map(lambda path: parts_of(table.storage, path), table.files)
+        parts = [part for of_file in found for part in of_file]
+    load = of_parts(parts, read)
     if in_process:
-        return LocalBlocks.loaded(len(table.files), load)
-    rows = ClusterBlocks(len(table.files), load)
+        return LocalBlocks.loaded(len(parts), load)
+    rows = ClusterBlocks(len(parts), load)
     return rows if all(path.endswith(".parquet") for path in table.files) else rows.kept()
 
 
@@ -89,7 +94,7 @@ def check_quarantine(table: RawTable, num_good: int, found: Quarantine, max_bad_
         )
 
 
-def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
+def _good(table: RawTable, part: Part, number: int, block: RawBlock) -> pa.Table:
     """Check one block; its bad rows are written under a name that a second try of the task writes again."""
     checked = check_rows(block.rows, table.columns)
     reasons_of_rows = checked.column(REASON)
@@ -97,9 +102,10 @@ def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
     if reasons_of_rows.null_count == checked.num_rows and not block.unreadable:
         return rows
     is_bad = pc.is_valid(reasons_of_rows)
-    name = f"{table.quarantine}/{hashlib.sha256(path.encode()).hexdigest()[:12]}-{number:06d}.parquet"
+    source = hashlib.sha256(part.path.encode()).hexdigest()[:12]
+    name = f"{table.quarantine}/{source}-{part.begin:012d}-{number:06d}.parquet"
     if not table.storage.exists(name):  # later passes find what the first one wrote
-        table.storage.write(name, as_parquet(_told(block, is_bad, reasons_of_rows, path)))
+        table.storage.write(name, as_parquet(_told(block, is_bad, reasons_of_rows, part.path)))
     return rows.filter(pc.invert(is_bad))
 
 

@@ -4,6 +4,7 @@ What goes round is 8 bytes a row, a hash of its key; only of rows whose hash is 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from jobs.features.row_hash import row_hashes
 SECOND = 1
 """The seed of a second hash: two keys with both alike are one key."""
 _FIRST_BITS = 22
+_SHARES = 4
 
 
 def key_hashes(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
@@ -23,9 +25,17 @@ def key_hashes(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
 
 def repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
     """The hashes that are there more than once, in rising order."""
-    ordered = np.concatenate(hashes) if len(hashes) else np.array([], np.uint64)
-    ordered.sort()
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    every = np.concatenate(hashes) if len(hashes) else np.array([], np.uint64)
+    with ThreadPoolExecutor() as threads:  # NumPy sorts without Python's lock
+        return np.concatenate(list(threads.map(lambda share: _repeated_of(every, share), range(_SHARES))))
+
+
+def _repeated_of(hashes: np.ndarray, share: int) -> np.ndarray:
+    """The same of one of _SHARES stretches of all hashes."""
+    own = hashes[hashes >> np.uint64(64 - _SHARES.bit_length() + 1) == share]
+    own.sort()
+    repeated: np.ndarray = np.unique(own[1:][own[1:] == own[:-1]])
+    return repeated
 
 
 def losers(

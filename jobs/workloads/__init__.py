@@ -64,7 +64,7 @@ class Workload(Protocol[S, O]):
     def trains_on(self, spec: S, /) -> tuple[str, ...] | None:
         """The columns of transformed rows that training and `evaluate` read, `ties` among them; None for all.
 
-        Training and validation rows are written without the others. Test rows keep all: golden rows are made of them.
+        Rows are written without the others, but test rows keep what they were read as: golden rows are made of them.
         """
 
     def partition(self, spec: S, /) -> Partition:

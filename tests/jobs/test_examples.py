@@ -13,7 +13,7 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.examples import EXAMPLES, RawFile, as_csv, credit, digits, main, topics, write_changed
 from jobs.features.columns import check_rows, rename
-from jobs.raw import check_headers, read_blocks
+from jobs.raw import Part, check_headers, read_blocks
 from jobs.spec import event_columns, load_ring
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"
@@ -30,7 +30,7 @@ def test_the_shipped_spec_reads_every_row_that_it_should(name: str, tmp_path: Pa
     (info,) = storage.files(spec.raw.events.path)
     columns = rename(event_columns(spec), spec.raw.events.columns)
     check_headers(storage, [info.path], columns)
-    blocks = list(read_blocks(storage, info.path, columns))
+    blocks = list(read_blocks(storage, Part(info.path), columns))
     assert sum(block.rows.num_rows for block in blocks) == file.num_rows
     assert all(block.unreadable == () for block in blocks)
     reasons = [check_rows(block.rows, columns).column("reason") for block in blocks]

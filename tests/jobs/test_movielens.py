@@ -10,7 +10,7 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.features.columns import check_rows, rename
 from jobs.movielens import MOVIES, RATINGS, export, main
-from jobs.raw import read_blocks
+from jobs.raw import Part, read_blocks
 from jobs.spec import load_ring
 from jobs.workloads import recommender
 
@@ -66,7 +66,7 @@ def test_the_shipped_spec_reads_every_row_as_good(storage: Storage) -> None:
     ):
         (info,) = storage.files(source.path)
         named = rename(columns, source.columns)
-        for block in read_blocks(storage, info.path, named):
+        for block in read_blocks(storage, Part(info.path), named):
             assert block.unreadable == ()
             assert check_rows(block.rows, named).column("reason").null_count == block.rows.num_rows
 

@@ -59,7 +59,7 @@ def prepared(folder: Path, in_process_bytes: int) -> dict[str, bytes]:
     return {
         info.path.removeprefix(root): Path(info.path).read_bytes()
         for info in storage.files(made.folder)
-        if not info.path.endswith("manifest.json")
+        if not info.path.endswith(("manifest.json", "report.html"))  # they say when
     }
 
 

@@ -21,14 +21,14 @@ ROWS = pa.table(
 def written(storage: Storage, rows: pa.Table, number: int) -> Written:
     made = by_split(rows)
     surveys = {name: survey(of_split, ("id",)) for name, of_split in made.items()}
-    return Written(write_block(storage, "made", made, number, None), survey(rows, ("id",)), surveys, number, 1)
+    return Written(write_block(storage, "made", made, number), survey(rows, ("id",)), surveys, number, 1)
 
 
-def test_a_block_is_a_file_a_split_and_test_rows_keep_all_columns(tmp_path: Path) -> None:
-    digests = write_block(Storage(str(tmp_path)), "made", by_split(ROWS), 0x20, ("id", "x"))
+def test_a_block_is_a_file_a_split(tmp_path: Path) -> None:
+    digests = write_block(Storage(str(tmp_path)), "made", by_split(ROWS), 0x20)
     name = f"{0x20:018x}.parquet"
     train, test = (pq.read_table(tmp_path / "made" / split / name) for split in ("train", "test"))
-    assert train.to_pydict() == {"id": ["a", "b"], "x": [1.0, 2.0]}
+    assert train.to_pydict() == {"id": ["a", "b"], "x": [1.0, 2.0], "y": [0, 1]}
     assert test.to_pydict() == {"id": ["d"], "x": [4.0], "y": [3]}
     assert set(digests) == {f"{split}/{name}" for split in ("train", "valid", "test")}
     for path, digest in digests.items():

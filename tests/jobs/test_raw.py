@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import json
 import random
@@ -7,12 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs import raw
 from jobs.features.columns import REASON, Column, check_rows
-from jobs.raw import check_headers, read_blocks
+from jobs.raw import Part, check_headers, parts_of, read_blocks
 
 FILMS = (
     Column("item_id", "id", source="movieId"),
@@ -64,14 +67,14 @@ def films_as_parquet(folder: Path) -> str:
 
 def read(path: str, columns: Sequence[Column] = PAIR) -> tuple[list[dict[str, object]], list[tuple[str, str]]]:
     """All good rows and all unreadable lines of a file."""
-    blocks = list(read_blocks(Storage(str(Path(path).parent)), path, columns))
+    blocks = list(read_blocks(Storage(str(Path(path).parent)), Part(path), columns))
     rows = [row for block in blocks for row in block.rows.to_pylist()]
     return rows, [line for block in blocks for line in block.unreadable]
 
 
 def checked(path: str) -> list[dict[str, object]]:
     """The rows the way prepare takes them."""
-    blocks = list(read_blocks(Storage(str(Path(path).parent)), path, FILMS))
+    blocks = list(read_blocks(Storage(str(Path(path).parent)), Part(path), FILMS))
     assert not any(block.unreadable for block in blocks)
     tables = [check_rows(block.rows, FILMS) for block in blocks]
     assert not any(reason for table in tables for reason in table.column(REASON).to_pylist())
@@ -216,7 +219,7 @@ def test_numbers_are_the_same_from_json_csv_and_parquet(tmp_path: Path) -> None:
         written(tmp_path, "x.csv", 'image\n0|1.5\n""\n2|null\n'),
         str(tmp_path / "x.parquet"),
     ):
-        (block,) = read_blocks(Storage(str(tmp_path)), path, columns)
+        (block,) = read_blocks(Storage(str(tmp_path)), Part(path), columns)
         checked_rows = check_rows(block.rows, columns)
         assert checked_rows.column("image").to_pylist() == [[0.0, 1.5], None, None]
         assert [reason is None for reason in checked_rows.column(REASON).to_pylist()] == [True, True, False]
@@ -231,7 +234,7 @@ def test_a_file_larger_than_a_block_streams_with_the_same_rows(tmp_path: Path, m
     ]
     monkeypatch.setattr(raw, "BLOCK_BYTES", 1000)
     for path in paths:
-        blocks = list(read_blocks(Storage(str(tmp_path)), path, PAIR))
+        blocks = list(read_blocks(Storage(str(tmp_path)), Part(path), PAIR))
         assert len(blocks) > 10
         rows = [row for block in blocks for row in block.rows.to_pylist()]
         assert rows == [{"a": str(n), "b": f"é, {n}"} for n in numbers]
@@ -314,3 +317,58 @@ def test_optional_columns_that_a_file_lacks_are_left_out(tmp_path: Path) -> None
     table = pa.table({"a": ["1"], "b": ["2"]})
     assert read(written(tmp_path, "x.csv", "a,b\n1,2\n"), columns)[0] == [{"a": "1"}]
     assert read(parquet(tmp_path, "x.parquet", table), columns)[0] == [{"a": "1"}]
+
+
+def read_in_parts(path: str) -> list[dict[str, object]]:
+    """All rows of a file, part by part."""
+    storage = Storage(str(Path(path).parent))
+    blocks = [block for part in parts_of(storage, path) for block in read_blocks(storage, part, PAIR)]
+    return [row for block in blocks for row in block.rows.to_pylist()]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.text("ab, ü", max_size=6), max_size=12),
+    st.lists(st.sampled_from(["\n", "\r\n", "\r", "\n\n"]), min_size=13, max_size=13),
+    st.booleans(),
+    st.integers(1, 40),
+    st.integers(3, 30),
+)
+def test_text_in_parts_of_any_size_has_each_row_once_and_in_order(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    ends: list[str],
+    has_mark: bool,
+    part_bytes: int,
+    block_bytes: int,
+) -> None:
+    lines = ["a,b", *(f"{number},{word.replace(',', ' ')}" for number, word in enumerate(words))]
+    text = "".join(line + end for line, end in zip(lines, ends, strict=False))
+    content = (codecs.BOM_UTF8 if has_mark else b"") + text.encode()
+    path = written(tmp_path, "x.csv", content)
+    expected, _ = read(path)
+    monkeypatch.setattr(raw, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(raw, "BLOCK_BYTES", block_bytes)
+    assert read_in_parts(path) == expected
+    assert [row["a"] for row in expected] == [str(number) for number in range(len(words))]
+
+
+@pytest.mark.parametrize("group_rows", [1, 3, 100])
+def test_parquet_in_parts_has_each_row_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int
+) -> None:
+    table = pa.table({"a": [f"row {number}" for number in range(100)], "b": ["x"] * 100})
+    path = str(tmp_path / "x.parquet")
+    pq.write_table(table, path, row_group_size=group_rows)
+    monkeypatch.setattr(raw, "PART_BYTES", 200)
+    assert read_in_parts(path) == table.to_pylist()
+    num_parts = len(parts_of(Storage(str(tmp_path)), path))
+    assert num_parts == 1 if group_rows == 100 else 1 < num_parts <= 100
+
+
+def test_a_compressed_file_is_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "PART_BYTES", 10)
+    path = written(tmp_path, "x.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 100))
+    assert parts_of(Storage(str(tmp_path)), path) == [Part(path)]
+    assert len(read_in_parts(path)) == 100

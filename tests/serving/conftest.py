@@ -101,7 +101,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     unfitted = Transform(workload.steps(spec.workload))
     fitted = unfitted.fit([TrainRows.of(rows)])
     train = TrainRows(fitted.apply(TrainRows.of(rows).table))
-    transform = fitted.with_lookups(workload.lookups(fitted, make_items(), train))
+    transform = fitted.with_lookups(workload.lookups(fitted, make_items(), lambda: train))
     test = transform.apply(rows.filter(pa.compute.equal(rows.column("split"), "test")))
     folder = tmp_path_factory.mktemp("version")
     write(folder, spec, transform, fit(spec, transform, train), train, test)

