@@ -42,6 +42,7 @@ class Quarantine:
 
 def good_rows(table: RawTable, in_process: bool) -> Blocks:
     """The rows that break no rule, in blocks; with the first pass over them the others are in quarantine."""
+    print(f"prepare: reading {table.path}, {len(table.files)} files", flush=True)
     table.storage.remove(table.quarantine)
 
     def read(part: Part) -> Iterator[pa.Table]:
