@@ -45,7 +45,7 @@ class PrepareSpec(Spec):
 
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
     """Share of rows that may go to quarantine before the stage refuses the data."""
-    in_process_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    in_process_bytes: int = Field(256 * 1024 * 1024, ge=0)
     """Raw files of so many bytes or fewer are prepared in one process, without a cluster, to the same rows."""
     split: SplitSpec = SplitSpec()
     history: tuple[HistorySpec, ...] = ()
