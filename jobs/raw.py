@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.csv
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import DataError
 from cluster.storage import Storage
+from jobs.features.column_types import check_types
 from jobs.features.columns import Column, check_header
 
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -26,6 +27,8 @@ HEADER_BYTES = 1024 * 1024
 STREAM_BYTES = 1024 * 1024
 """How much of a compressed file is asked for at a time."""
 HEADERS_AT_ONCE = 16
+COLLECTED_AT = b"rayline.collected_at"
+"""Marks Parquet that `collect` has written, all of it text."""
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
 _CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")
@@ -40,18 +43,33 @@ class RawBlock:
     """By the names in the file; text from CSV and JSON lines, typed from Parquet."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """Lines that are no rows at all: the text and the reason."""
+    place: str = ""
+    """Which part, as its reader knows it, such as "lines 2-120001"; row groups count from 0, as in Parquet's tools."""
 
 
 def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Column]) -> None:
-    """Raise DataError unless each file has the required columns; reads the beginning of each only."""
+    """Raise DataError unless each file has the required columns, in types that agree.
 
-    def check(path: str) -> None:
-        with _explained(path):
-            header = _reader(path).header(storage, path)
-        check_header(header, columns, f"'{path}'")
+    Reads what says so of each file only: the beginning, or the end of Parquet.
+    """
+
+    def check(path: str) -> pa.Schema:
+        header = read_header(storage, path)
+        check_header(header.names, columns, f"'{path}'")
+        return header
 
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        list(pool.map(check, paths))
+        check_types(dict(zip(paths, pool.map(check, paths), strict=True)), columns)
+
+
+def read_header(storage: Storage, path: str) -> pa.Schema:
+    """The names of a file's columns, with their types where it keeps them, else null.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _explained(path):
+        return _reader(path).header(storage, path)
 
 
 def read_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
@@ -66,7 +84,7 @@ def read_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Itera
 
 @dataclass(frozen=True)
 class _Reader:
-    header: Callable[[Storage, str], list[str]]
+    header: Callable[[Storage, str], pa.Schema]
     blocks: Callable[[Storage, str, Sequence[Column]], Iterator[RawBlock]]
 
 
@@ -86,23 +104,31 @@ def _explained(path: str) -> Iterator[None]:
         raise DataError(f"raw file '{path}' cannot be read: {error}. Mend it, or take it out of the folder") from None
 
 
-def _line_blocks(storage: Storage, path: str, block_bytes: int) -> Iterator[list[bytes]]:
-    """The lines that are not blank, about `block_bytes` of them at a time."""
+def _untyped(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.null()) for name in names])
+
+
+def _line_blocks(storage: Storage, path: str, block_bytes: int) -> Iterator[tuple[list[bytes], str]]:
+    """The lines that are not blank, about `block_bytes` of them at a time, and which those are of the file's."""
+    num_before, is_between = 0, False
     compression = "gzip" if path.lower().endswith(".gz") else None
     with storage.open(path) as file, pa.input_stream(file, compression, STREAM_BYTES) as stream:
         rest = stream.read(block_bytes).removeprefix(codecs.BOM_UTF8)
         while rest:
             more = stream.read(block_bytes)
             end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 if more else len(rest)
-            lines = [line for line in rest[:end].splitlines() if line.strip()]
+            cut = rest[is_between:end].splitlines()
+            lines = [line for line in cut if line.strip()]
             if lines:
-                yield lines
-            rest = rest[end:] + more
+                yield lines, f"lines {num_before + 1}-{num_before + len(cut)}"
+            num_before += len(cut)
+            last, rest = rest[max(end - 1, 0) : end], rest[end:] + more
+            is_between = last == b"\r" and rest.startswith(b"\n")  # the two are one end of a line
 
 
-def _csv_header(storage: Storage, path: str) -> list[str]:
-    lines = next(_line_blocks(storage, path, HEADER_BYTES), None)
-    return _names(path, lines[0] if lines else b"")
+def _csv_header(storage: Storage, path: str) -> pa.Schema:
+    first = next(_line_blocks(storage, path, HEADER_BYTES), None)
+    return _untyped(_names(path, first[0][0] if first else b""))
 
 
 def _names(path: str, line: bytes) -> list[str]:
@@ -114,10 +140,10 @@ def _names(path: str, line: bytes) -> list[str]:
 
 def _csv_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
     header: list[str] = []
-    for lines in _line_blocks(storage, path, BLOCK_BYTES):
+    for lines, place in _line_blocks(storage, path, BLOCK_BYTES):
         first_row = 0 if header else 1
         header = header or _names(path, lines[0])
-        yield _csv_block(lines[first_row:], header, columns)
+        yield replace(_csv_block(lines[first_row:], header, columns), place=place)
 
 
 def _csv_block(lines: Sequence[bytes], header: list[str], columns: Sequence[Column]) -> RawBlock:
@@ -166,18 +192,19 @@ def _shown(line: bytes) -> str:
     return line.decode(errors="backslashreplace")
 
 
-def _json_header(storage: Storage, path: str) -> list[str]:
+def _json_header(storage: Storage, path: str) -> pa.Schema:
     """Every name of the first lines: a line may leave out what it does not know."""
     names: dict[str, None] = {}
-    for line in next(_line_blocks(storage, path, HEADER_BYTES), []):
+    lines, _ = next(_line_blocks(storage, path, HEADER_BYTES), ([], ""))
+    for line in lines:
         with suppress(ValueError):
             names |= dict.fromkeys(_json_object(line))
-    return list(names)
+    return _untyped(list(names))
 
 
 def _json_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    for lines in _line_blocks(storage, path, BLOCK_BYTES):
-        yield _json_block(lines, columns)
+    for lines, place in _line_blocks(storage, path, BLOCK_BYTES):
+        yield replace(_json_block(lines, columns), place=place)
 
 
 def _json_block(lines: Sequence[bytes], columns: Sequence[Column]) -> RawBlock:
@@ -227,17 +254,19 @@ def _scalar_as_text(value: object, column: Column) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
-def _parquet_header(storage: Storage, path: str) -> list[str]:
+def _parquet_header(storage: Storage, path: str) -> pa.Schema:
     with storage.open(path) as file:
-        return list(pq.read_schema(file).names)
+        schema = pq.read_schema(file)
+    return _untyped(schema.names) if COLLECTED_AT in (schema.metadata or {}) else schema
 
 
 def _parquet_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> Iterator[RawBlock]:
     with storage.open(path) as opened, pq.ParquetFile(opened) as file:
         present = file.schema_arrow.names
         included = [column.in_files for column in columns if column.in_files in present]
-        for batch in file.iter_batches(columns=included):
-            yield RawBlock(pa.Table.from_batches([batch]))
+        for number in range(file.num_row_groups):
+            for batch in file.iter_batches(row_groups=[number], columns=included):
+                yield RawBlock(pa.Table.from_batches([batch]), place=f"row group {number}")
 
 
 _READERS: dict[tuple[str, ...], _Reader] = {

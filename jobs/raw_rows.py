@@ -1,6 +1,5 @@
 """A raw table as typed rows: every value checked, and each bad row in quarantine with the reason."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +9,11 @@ import pyarrow.parquet as pq
 
 from cluster.errors import DataError
 from cluster.storage import Storage
+from jobs.bad_rows import blamed, file_name, first_rows, in_order
 from jobs.blocks import Blocks, ClusterBlocks, LocalBlocks, of_parts
 from jobs.features.columns import REASON, Column, check_rows
 from jobs.prepared_files import as_parquet
 from jobs.raw import RawBlock, read_blocks
-
-NUM_REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Quarantine:
     num_rows: int
     reasons: tuple[str, ...]
     """Of the first few."""
+    where: str = ""
+    """The file, and the part of it, that these lie in."""
 
 
 def good_rows(table: RawTable, in_process: bool) -> Blocks:
@@ -55,14 +55,16 @@ def good_rows(table: RawTable, in_process: bool) -> Blocks:
 
 def quarantined(table: RawTable) -> Quarantine:
     """What is in quarantine once all rows were read."""
-    paths = [info.path for info in table.storage.files(table.quarantine)]
+    paths = _bad_files(table)
+    if not paths:
+        return Quarantine(0, ())
+    first = first_rows(table.storage, paths[0])
     num_rows = sum(_num_rows(table.storage, path) for path in paths)
-    reasons: list[str] = []
-    if paths:
-        with table.storage.open(paths[0]) as file:
-            first = pq.read_table(file, columns=["reason"])
-        reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
-    return Quarantine(num_rows, tuple(reasons))
+    return Quarantine(num_rows, tuple(row.reason for row in first), first[0].where)
+
+
+def _bad_files(table: RawTable) -> list[str]:
+    return in_order([info.path for info in table.storage.files(table.quarantine)], table.files)
 
 
 def _num_rows(storage: Storage, path: str) -> int:
@@ -81,10 +83,13 @@ def check_quarantine(table: RawTable, num_good: int, found: Quarantine, max_bad_
     if num_rows == 0:
         raise DataError(f"raw data '{table.path}' in '{storage.uri}' has a header but no rows")
     if num_good == 0 or num_bad > max_bad_fraction * num_rows:
+        blame = blamed(storage, _bad_files(table), table.columns)
+        told = f"Nearly all: {blame}. " if blame else ""
         raise DataError(
             f"{num_bad:,} of {num_rows:,} rows of '{table.path}' ({num_bad / num_rows:.1%}) are bad, "
             f"prepare.max_bad_fraction={max_bad_fraction:g} allows {max_bad_fraction:.1%}. "
-            f"First: {'; '.join(found.reasons)}. All are in '{storage.path(table.quarantine)}' with the reason; "
+            f"First: {'; '.join(found.reasons)} (in {found.where}). {told}"
+            f"All are in '{storage.path(table.quarantine)}' with the reason; "
             "mend them, or raise the limit"
         )
 
@@ -97,7 +102,7 @@ def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
     if reasons_of_rows.null_count == checked.num_rows and not block.unreadable:
         return rows
     is_bad = pc.is_valid(reasons_of_rows)
-    name = f"{table.quarantine}/{hashlib.sha256(path.encode()).hexdigest()[:12]}-{number:06d}.parquet"
+    name = f"{table.quarantine}/{file_name(path, number)}"
     if not table.storage.exists(name):  # later passes find what the first one wrote
         table.storage.write(name, as_parquet(_told(block, is_bad, reasons_of_rows, path)))
     return rows.filter(pc.invert(is_bad))
@@ -106,5 +111,7 @@ def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
 def _told(block: RawBlock, is_bad: pa.ChunkedArray, reasons_of_rows: pa.ChunkedArray, path: str) -> pa.Table:
     """The bad rows as people read them."""
     texts = [str(row) for row in block.rows.filter(is_bad).to_pylist()] + [text for text, _ in block.unreadable]
+    told = {"source": path, "place": block.place}
     reasons = reasons_of_rows.filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
-    return pa.table({"source": pa.array([path] * len(reasons), pa.string()), "reason": reasons, "row": texts})
+    where = {name: pa.array([value] * len(reasons), pa.string()) for name, value in told.items()}
+    return pa.table({**where, "reason": reasons, "row": texts})
