@@ -7,10 +7,12 @@ a row, and a quoted value ends on its line: one quote left open would otherwise 
 import codecs
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.csv
@@ -44,7 +46,16 @@ class RawBlock:
     unreadable: tuple[tuple[str, str], ...] = ()
     """Lines that are no rows at all: the text and the reason."""
     place: str = ""
-    """Which part, as its reader knows it, such as "lines 2-120001"; row groups count from 0, as in Parquet's tools."""
+    """Which part, as its reader knows it, such as "lines 2-120001"."""
+    places: tuple[tuple[int, str], ...] = ()
+    """Closer ones, where it knows those: the first row of each, the first being 0."""
+
+    def places_of(self, rows: Sequence[int]) -> list[str]:
+        """Where each of these rows lies."""
+        if not self.places:
+            return [self.place] * len(rows)
+        starts = [start for start, _ in self.places]
+        return [self.places[bisect_right(starts, row) - 1][1] for row in rows]
 
 
 def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Column]) -> None:
@@ -264,9 +275,15 @@ def _parquet_blocks(storage: Storage, path: str, columns: Sequence[Column]) -> I
     with storage.open(path) as opened, pq.ParquetFile(opened) as file:
         present = file.schema_arrow.names
         included = [column.in_files for column in columns if column.in_files in present]
-        for number in range(file.num_row_groups):
-            for batch in file.iter_batches(row_groups=[number], columns=included):
-                yield RawBlock(pa.Table.from_batches([batch]), place=f"row group {number}")
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        ends, start = list(accumulate(sizes)), 0
+        for batch in file.iter_batches(columns=included):
+            first, last = bisect_right(ends, start), bisect_left(ends, start + batch.num_rows)
+            starts = [(max(ends[n] - sizes[n] - start, 0), n) for n in range(first, last + 1) if sizes[n]]
+            place = f"row group {first}" if first == last else f"row groups {first}-{last}"
+            places = tuple((row, f"row group {n}") for row, n in starts)
+            yield RawBlock(pa.Table.from_batches([batch]), (), place, places)
+            start += batch.num_rows
 
 
 _READERS: dict[tuple[str, ...], _Reader] = {

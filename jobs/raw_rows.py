@@ -60,7 +60,7 @@ def quarantined(table: RawTable) -> Quarantine:
         return Quarantine(0, ())
     first = first_rows(table.storage, paths[0])
     num_rows = sum(_num_rows(table.storage, path) for path in paths)
-    return Quarantine(num_rows, tuple(row.reason for row in first), first[0].where)
+    return Quarantine(num_rows, tuple(row.reason for row in first if row.place == first[0].place), first[0].where)
 
 
 def _bad_files(table: RawTable) -> list[str]:
@@ -111,7 +111,7 @@ def _good(table: RawTable, path: str, number: int, block: RawBlock) -> pa.Table:
 def _told(block: RawBlock, is_bad: pa.ChunkedArray, reasons_of_rows: pa.ChunkedArray, path: str) -> pa.Table:
     """The bad rows as people read them."""
     texts = [str(row) for row in block.rows.filter(is_bad).to_pylist()] + [text for text, _ in block.unreadable]
-    told = {"source": path, "place": block.place}
     reasons = reasons_of_rows.filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
-    where = {name: pa.array([value] * len(reasons), pa.string()) for name, value in told.items()}
-    return pa.table({**where, "reason": reasons, "row": texts})
+    places = block.places_of(pc.indices_nonzero(is_bad).to_pylist()) + [block.place] * len(block.unreadable)
+    sources = pa.array([path] * len(reasons), pa.string())
+    return pa.table({"source": sources, "place": pa.array(places, pa.string()), "reason": reasons, "row": texts})

@@ -323,14 +323,20 @@ def test_a_part_of_a_text_file_says_which_lines_it_is(
             assert numbers == [n for n in range(first, last + 1) if n > 1 and lines[n - 1]]
 
 
-def test_a_part_of_a_parquet_file_says_its_row_group(tmp_path: Path) -> None:
+def test_a_part_of_a_parquet_file_says_the_row_group_of_each_row(tmp_path: Path) -> None:
+    """Groups of one row and none, groups that parts join, and one that they cut."""
     path = str(tmp_path / "x.parquet")
-    pq.write_table(pa.table({"a": ["1", "2", "3"], "b": ["x", "y", "z"]}), path, row_group_size=2)
+    sizes = [2, 0, 1, 70_000, 65_536, 3, 0]
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    table = pa.table({"a": list(map(str, groups)), "b": ["x"] * len(groups)})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for number, size in enumerate(sizes):
+            writer.write_table(table.slice(sum(sizes[:number]), size), row_group_size=max(size, 1))
+    assert pq.read_metadata(path).num_row_groups == len(sizes)
     blocks = list(read_blocks(Storage(str(tmp_path)), path, PAIR))
-    assert [(block.place, block.rows.column("a").to_pylist()) for block in blocks] == [
-        ("row group 0", ["1", "2"]),
-        ("row group 1", ["3"]),
-    ]
+    places = [place for block in blocks for place in block.places_of(range(block.rows.num_rows))]
+    assert places == [f"row group {number}" for number in groups]
+    assert [block.place for block in blocks] == ["row groups 0-3", "row groups 3-4", "row groups 4-5"]
 
 
 def test_a_column_that_changes_its_type_in_a_later_file_is_refused_with_both_files(tmp_path: Path) -> None:
