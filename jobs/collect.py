@@ -24,7 +24,7 @@ from cluster.storage import Storage
 from jobs.dataset import as_table, each
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
-from jobs.raw import Part, RawBlock, read_blocks
+from jobs.raw import COLLECTED_AT, Part, RawBlock, read_blocks
 from jobs.spec import RingSpec, event_columns
 from jobs.stage import main as stage_main
 
@@ -176,7 +176,7 @@ def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:
 
 
 def _as_parquet(events: pa.Table, sources: Sequence[str]) -> bytes:
-    metadata = {SOURCES: json.dumps(list(sources)), b"rayline.collected_at": datetime.now(UTC).isoformat()}
+    metadata = {SOURCES: json.dumps(list(sources)), COLLECTED_AT: datetime.now(UTC).isoformat()}
     sink = pa.BufferOutputStream()
     pq.write_table(events.replace_schema_metadata(metadata), sink)
     return bytes(sink.getvalue().to_pybytes())

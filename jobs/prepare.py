@@ -3,6 +3,7 @@
     python -m jobs.prepare jobs/specs/recommender.yaml
     python -m jobs.prepare describe jobs/specs/recommender.yaml
     python -m jobs.prepare report jobs/specs/recommender.yaml
+    python -m jobs.prepare columns jobs/specs/tabular.yaml
 
 Writes prepared/<name>/<key>/{train,valid,test}/*.parquet, the fitted transform beside them, report.html and
 profile.json, and the rows that were refused to quarantine/<name>/<key>/.
@@ -33,6 +34,7 @@ from jobs.lineage import Made, prepare_inputs, raw_files, why_new
 from jobs.prepared import read_train, read_transform
 from jobs.prepared_files import Written, by_split, merge_written, write_block
 from jobs.raw import check_headers
+from jobs.raw_columns import describe_columns
 from jobs.raw_rows import Quarantine, RawTable, check_quarantine, good_rows, quarantined
 from jobs.repeats import losers, repeated
 from jobs.report.files import PAGE, keys_of, local_page, raw_table, read_reasons, roles
@@ -301,8 +303,8 @@ def _prepared(spec: RingSpec, storage: Storage) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the stage from the command line, or show what it made."""
-    shows = {"describe": describe, "report": report}
+    """Run the stage from the command line, or show what it made or would read."""
+    shows = {"describe": describe, "report": report, "columns": describe_columns}
     if arguments and (show := shows.get(arguments[0])):
         spec = spec_of(show.__doc__ or "", arguments[1:])
         print(show(spec, Storage(spec.storage)))

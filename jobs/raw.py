@@ -7,11 +7,12 @@ a row, and a quoted value ends on its line: one quote left open would otherwise 
 import codecs
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, replace
+from itertools import accumulate, zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import DataError
 from cluster.storage import Storage
+from jobs.features.column_types import check_types
 from jobs.features.columns import Column, check_header
 
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -32,6 +34,8 @@ STREAM_BYTES = 1024 * 1024
 BATCH_ROWS = 131_072
 """Of a block of Parquet."""
 HEADERS_AT_ONCE = 16
+COLLECTED_AT = b"rayline.collected_at"
+"""Marks Parquet that `collect` has written, all of it text."""
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
 _CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")
@@ -58,18 +62,42 @@ class RawBlock:
     """By the names in the file; text from CSV and JSON lines, typed from Parquet."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """Lines that are no rows at all: the text and the reason."""
+    place: str = ""
+    """Which part, as its reader knows it, such as "lines 2-120001"."""
+    places: tuple[tuple[int, str], ...] = ()
+    """Closer ones, where it knows those: the first row of each, the first being 0."""
+
+    def places_of(self, rows: Sequence[int]) -> list[str]:
+        """Where each of these rows lies."""
+        if not self.places:
+            return [self.place] * len(rows)
+        starts = [start for start, _ in self.places]
+        return [self.places[bisect_right(starts, row) - 1][1] for row in rows]
 
 
 def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Column]) -> None:
-    """Raise DataError unless each file has the required columns; reads the beginning of each only."""
+    """Raise DataError unless each file has the required columns, in types that agree.
 
-    def check(path: str) -> None:
-        with _explained(path):
-            header = _reader(path).header(storage, path)
-        check_header(header, columns, f"'{path}'")
+    Reads what says so of each file only: the beginning, or the end of Parquet.
+    """
+
+    def check(path: str) -> pa.Schema:
+        header = read_header(storage, path)
+        check_header(header.names, columns, f"'{path}'")
+        return header
 
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        list(pool.map(check, paths))
+        check_types(dict(zip(paths, pool.map(check, paths), strict=True)), columns)
+
+
+def read_header(storage: Storage, path: str) -> pa.Schema:
+    """The names of a file's columns, with their types where it keeps them, else null.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _explained(path):
+        return _reader(path).header(storage, path)
 
 
 def parts_of(storage: Storage, path: str) -> list[Part]:
@@ -98,7 +126,7 @@ def _whole(storage: Storage, path: str) -> list[Part]:
 
 @dataclass(frozen=True)
 class _Reader:
-    header: Callable[[Storage, str], list[str]]
+    header: Callable[[Storage, str], pa.Schema]
     blocks: Callable[[Storage, Part, Sequence[Column]], Iterator[RawBlock]]
     parts: Callable[[Storage, str], list[Part]] = _whole
 
@@ -132,8 +160,15 @@ def _compression(path: str) -> str | None:
     return "gzip" if path.lower().endswith(".gz") else None
 
 
-def _line_blocks(storage: Storage, part: Part, block_bytes: int) -> Iterator[list[bytes]]:
-    """The lines that begin in the part and are not blank, about `block_bytes` of them at a time."""
+def _untyped(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.null()) for name in names])
+
+
+def _line_blocks(storage: Storage, part: Part, block_bytes: int) -> Iterator[tuple[list[bytes], str]]:
+    """The lines that begin in the part and are not blank, about `block_bytes` of them at a time, and where they are.
+
+    That is by number in the file's first part, and by bytes in others, which do not know how many lines came before.
+    """
     with storage.open(part.path) as file:
         if part.begin:
             file.seek(part.begin - 1)  # which may be the end of the line before
@@ -141,8 +176,9 @@ def _line_blocks(storage: Storage, part: Part, block_bytes: int) -> Iterator[lis
             yield from _lines_of(stream, part, block_bytes)
 
 
-def _lines_of(stream: pa.NativeFile, part: Part, block_bytes: int) -> Iterator[list[bytes]]:
+def _lines_of(stream: pa.NativeFile, part: Part, block_bytes: int) -> Iterator[tuple[list[bytes], str]]:
     rest, place = stream.read(block_bytes), max(part.begin - 1, 0)
+    num_before, is_between = 0, False
     if part.begin:
         while rest and (end := _line_end(rest, 0)) is None:
             place += len(rest)
@@ -156,12 +192,17 @@ def _lines_of(stream: pa.NativeFile, part: Part, block_bytes: int) -> Iterator[l
         more = stream.read(block_bytes)
         whole = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 if more else len(rest)
         last = None if part.end is None else _line_end(rest[:whole], part.end - 1 - place)
-        lines = [line for line in rest[:whole][:last].splitlines() if line.strip()]
+        cut = rest[:whole][is_between:last].splitlines()
+        lines = [line for line in cut if line.strip()]
         if lines:
-            yield lines
+            numbers = f"lines {num_before + 1}-{num_before + len(cut)}"
+            yield lines, f"bytes {place}-{place + whole}" if part.begin else numbers
         if last is not None:
             return
+        num_before += len(cut)
+        is_return = rest[whole - 1 : whole] == b"\r"
         rest, place = rest[whole:] + more, place + whole
+        is_between = is_return and rest.startswith(b"\n")  # the two are one end of a line
 
 
 def _line_end(text: bytes, start: int) -> int | None:
@@ -170,9 +211,9 @@ def _line_end(text: bytes, start: int) -> int | None:
     return min(ends) + 1 if ends else None
 
 
-def _csv_header(storage: Storage, path: str) -> list[str]:
-    lines = next(_line_blocks(storage, Part(path), HEADER_BYTES), None)
-    return _names(path, lines[0] if lines else b"")
+def _csv_header(storage: Storage, path: str) -> pa.Schema:
+    first = next(_line_blocks(storage, Part(path), HEADER_BYTES), None)
+    return _untyped(_names(path, first[0][0] if first else b""))
 
 
 def _names(path: str, line: bytes) -> list[str]:
@@ -183,11 +224,11 @@ def _names(path: str, line: bytes) -> list[str]:
 
 
 def _csv_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    header: list[str] = _csv_header(storage, part.path) if part.begin else []
-    for lines in _line_blocks(storage, part, BLOCK_BYTES):
+    header: list[str] = _csv_header(storage, part.path).names if part.begin else []
+    for lines, place in _line_blocks(storage, part, BLOCK_BYTES):
         first_row = 0 if header else 1
         header = header or _names(part.path, lines[0])
-        yield _csv_block(lines[first_row:], header, columns)
+        yield replace(_csv_block(lines[first_row:], header, columns), place=place)
 
 
 def _csv_block(lines: Sequence[bytes], header: list[str], columns: Sequence[Column]) -> RawBlock:
@@ -239,18 +280,19 @@ def _shown(line: bytes) -> str:
     return line.decode(errors="backslashreplace")
 
 
-def _json_header(storage: Storage, path: str) -> list[str]:
+def _json_header(storage: Storage, path: str) -> pa.Schema:
     """Every name of the first lines: a line may leave out what it does not know."""
     names: dict[str, None] = {}
-    for line in next(_line_blocks(storage, Part(path), HEADER_BYTES), []):
+    lines, _ = next(_line_blocks(storage, Part(path), HEADER_BYTES), ([], ""))
+    for line in lines:
         with suppress(ValueError):
             names |= dict.fromkeys(_json_object(line))
-    return list(names)
+    return _untyped(list(names))
 
 
 def _json_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
-    for lines in _line_blocks(storage, part, BLOCK_BYTES):
-        yield _json_block(lines, columns)
+    for lines, place in _line_blocks(storage, part, BLOCK_BYTES):
+        yield replace(_json_block(lines, columns), place=place)
 
 
 def _json_block(lines: Sequence[bytes], columns: Sequence[Column]) -> RawBlock:
@@ -300,9 +342,10 @@ def _scalar_as_text(value: object, column: Column) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
-def _parquet_header(storage: Storage, path: str) -> list[str]:
+def _parquet_header(storage: Storage, path: str) -> pa.Schema:
     with storage.open(path) as file:
-        return list(pq.read_schema(file).names)
+        schema = pq.read_schema(file)
+    return _untyped(schema.names) if COLLECTED_AT in (schema.metadata or {}) else schema
 
 
 def _row_groups(storage: Storage, path: str) -> list[Part]:
@@ -319,8 +362,15 @@ def _parquet_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> 
         present = file.schema_arrow.names
         included = [column.in_files for column in columns if column.in_files in present]
         groups = range(part.begin, file.num_row_groups if part.end is None else part.end)
+        sizes = [file.metadata.row_group(number).num_rows for number in groups]
+        ends, start = list(accumulate(sizes)), 0
         for batch in file.iter_batches(BATCH_ROWS, groups, included, use_threads=False):
-            yield RawBlock(pa.Table.from_batches([batch]))
+            first, last = bisect_right(ends, start), bisect_left(ends, start + batch.num_rows)
+            starts = [(max(ends[n] - sizes[n] - start, 0), groups[n]) for n in range(first, last + 1) if sizes[n]]
+            place = f"row group {groups[first]}" if first == last else f"row groups {groups[first]}-{groups[last]}"
+            places = tuple((row, f"row group {n}") for row, n in starts)
+            yield RawBlock(pa.Table.from_batches([batch]), (), place, places)
+            start += batch.num_rows
 
 
 _READERS: dict[tuple[str, ...], _Reader] = {

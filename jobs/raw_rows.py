@@ -1,6 +1,5 @@
 """A raw table as typed rows: every value checked, and each bad row in quarantine with the reason."""
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ import pyarrow.parquet as pq
 
 from cluster.errors import DataError
 from cluster.storage import Storage
+from jobs.bad_rows import blamed, file_name, first_rows, in_order
 from jobs.blocks import Blocks, ClusterBlocks, LocalBlocks, of_parts
 from jobs.features.columns import REASON, Column, check_rows
 from jobs.prepared_files import as_parquet
 from jobs.raw import Part, RawBlock, parts_of, read_blocks
 
-NUM_REASONS_SHOWN = 3
 FOOTERS_AT_ONCE = 16
 
 
@@ -38,6 +37,8 @@ class Quarantine:
     num_rows: int
     reasons: tuple[str, ...]
     """Of the first few."""
+    where: str = ""
+    """The file, and the part of it, that these lie in."""
 
 
 def good_rows(table: RawTable, in_process: bool) -> Blocks:
@@ -61,14 +62,16 @@ def good_rows(table: RawTable, in_process: bool) -> Blocks:
 
 def quarantined(table: RawTable) -> Quarantine:
     """What is in quarantine once all rows were read."""
-    paths = [info.path for info in table.storage.files(table.quarantine)]
+    paths = _bad_files(table)
+    if not paths:
+        return Quarantine(0, ())
+    first = first_rows(table.storage, paths[0])
     num_rows = sum(_num_rows(table.storage, path) for path in paths)
-    reasons: list[str] = []
-    if paths:
-        with table.storage.open(paths[0]) as file:
-            first = pq.read_table(file, columns=["reason"])
-        reasons = first.column("reason").slice(0, NUM_REASONS_SHOWN).to_pylist()
-    return Quarantine(num_rows, tuple(reasons))
+    return Quarantine(num_rows, tuple(row.reason for row in first if row.place == first[0].place), first[0].where)
+
+
+def _bad_files(table: RawTable) -> list[str]:
+    return in_order([info.path for info in table.storage.files(table.quarantine)], table.files)
 
 
 def _num_rows(storage: Storage, path: str) -> int:
@@ -87,10 +90,13 @@ def check_quarantine(table: RawTable, num_good: int, found: Quarantine, max_bad_
     if num_rows == 0:
         raise DataError(f"raw data '{table.path}' in '{storage.uri}' has a header but no rows")
     if num_good == 0 or num_bad > max_bad_fraction * num_rows:
+        blame = blamed(storage, _bad_files(table), table.columns)
+        told = f"Nearly all: {blame}. " if blame else ""
         raise DataError(
             f"{num_bad:,} of {num_rows:,} rows of '{table.path}' ({num_bad / num_rows:.1%}) are bad, "
             f"prepare.max_bad_fraction={max_bad_fraction:g} allows {max_bad_fraction:.1%}. "
-            f"First: {'; '.join(found.reasons)}. All are in '{storage.path(table.quarantine)}' with the reason; "
+            f"First: {'; '.join(found.reasons)} (in {found.where}). {told}"
+            f"All are in '{storage.path(table.quarantine)}' with the reason; "
             "mend them, or raise the limit"
         )
 
@@ -103,8 +109,7 @@ def _good(table: RawTable, part: Part, number: int, block: RawBlock) -> pa.Table
     if reasons_of_rows.null_count == checked.num_rows and not block.unreadable:
         return rows
     is_bad = pc.is_valid(reasons_of_rows)
-    source = hashlib.sha256(part.path.encode()).hexdigest()[:12]
-    name = f"{table.quarantine}/{source}-{part.begin:012d}-{number:06d}.parquet"
+    name = f"{table.quarantine}/{file_name(part.path, part.begin, number)}"
     if not table.storage.exists(name):  # later passes find what the first one wrote
         table.storage.write(name, as_parquet(_told(block, is_bad, reasons_of_rows, part.path)))
     return rows.filter(pc.invert(is_bad))
@@ -114,4 +119,6 @@ def _told(block: RawBlock, is_bad: pa.ChunkedArray, reasons_of_rows: pa.ChunkedA
     """The bad rows as people read them."""
     texts = [str(row) for row in block.rows.filter(is_bad).to_pylist()] + [text for text, _ in block.unreadable]
     reasons = reasons_of_rows.filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
-    return pa.table({"source": pa.array([path] * len(reasons), pa.string()), "reason": reasons, "row": texts})
+    places = block.places_of(pc.indices_nonzero(is_bad).to_pylist()) + [block.place] * len(block.unreadable)
+    sources = pa.array([path] * len(reasons), pa.string())
+    return pa.table({"source": sources, "place": pa.array(places, pa.string()), "reason": reasons, "row": texts})

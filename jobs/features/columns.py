@@ -87,7 +87,7 @@ def check_rows(raw: pa.Table, columns: Sequence[Column]) -> pa.Table:
     return pa.table({**arrays, REASON: reasons})
 
 
-_RULES: dict[ColumnKind, str] = {
+RULES: dict[ColumnKind, str] = {
     "id": "identifier",
     "number": "number",
     "time": "number of seconds or ISO 8601 time",
@@ -95,6 +95,7 @@ _RULES: dict[ColumnKind, str] = {
     "labels": "list of labels",
     "numbers": "list of numbers",
 }
+"""What a message says a value is not."""
 
 
 def _column(raw: pa.Table, name: str) -> pa.Array:
@@ -103,7 +104,7 @@ def _column(raw: pa.Table, name: str) -> pa.Array:
 
 def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple[pa.Array, str | pa.Array]]:
     """Where each rule is broken, and how a message says so: of all rows, or of each."""
-    yield pc.and_(pc.is_valid(given), pc.is_null(values)), f"is no {_RULES[column.kind]}"
+    yield pc.and_(pc.is_valid(given), pc.is_null(values)), f"is no {RULES[column.kind]}"
     if column.required and not column.nullable:
         yield pc.is_null(given), "is missing"
     if column.low is not None:

@@ -156,6 +156,20 @@ def test_thirty_percent_of_corrupt_rows_are_refused_with_the_numbers(cluster: Cl
     assert ring.storage.folders("prepared/films") == []
 
 
+def test_thirty_percent_of_corrupt_rows_are_refused_in_process_with_their_place(ring: Ring) -> None:
+    lines = rating_lines()
+    num_bad = len(lines) * 3 // 7
+    write_raw(ring.storage, lines + ["1,2,abc,5"] * num_bad)
+    with pytest.raises(DataError) as refused:
+        prepare.run(ring.spec("prepare.in_process_bytes=67108864"), ring.storage)
+    message = str(refused.value)
+    assert f"{num_bad:,} of {len(lines) + num_bad:,} rows of 'raw/ratings' (30.0%) are bad" in message
+    where = f"'{ring.storage.path('raw/ratings/ratings.csv')}', lines 1-{len(lines) + num_bad + 1}"
+    assert f"rating 'abc' is no number (in {where})" in message
+    assert f"Nearly all: column 'rating' stops being a number in {where}: 'abc'. " in message
+    assert ring.storage.folders("prepared/films") == []
+
+
 @pytest.mark.ray
 def test_the_same_rows_from_other_formats_are_prepared_alike(cluster: Cluster, ring: Ring) -> None:
     expected = prepare.run(ring.spec(), ring.storage)

@@ -312,6 +312,56 @@ def test_a_file_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
         read(str(tmp_path / "gone.csv"))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_part_of_a_text_file_says_which_lines_it_is(
+    tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["a,b", *(f"{n},{'' if n % 5 else 'x'}" for n in range(2, 40)), "", "41,y", "42,z"]
+    path = written(tmp_path, "x.csv", end.join(lines))
+    for block_bytes in range(1, 40):
+        monkeypatch.setattr(raw, "BLOCK_BYTES", block_bytes)
+        for block in read_blocks(Storage(str(tmp_path)), Part(path), PAIR):
+            first, last = map(int, block.place.removeprefix("lines ").split("-"))
+            numbers = [int(number) for number in block.rows.column("a").to_pylist()]
+            assert numbers == [n for n in range(first, last + 1) if n > 1 and lines[n - 1]]
+
+
+def test_a_part_of_a_parquet_file_says_the_row_group_of_each_row(tmp_path: Path) -> None:
+    """Groups of one row and none, groups that parts join, and one that they cut."""
+    path = str(tmp_path / "x.parquet")
+    sizes = [2, 0, 1, 70_000, 65_536, 3, 0]
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    table = pa.table({"a": list(map(str, groups)), "b": ["x"] * len(groups)})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for number, size in enumerate(sizes):
+            writer.write_table(table.slice(sum(sizes[:number]), size), row_group_size=max(size, 1))
+    assert pq.read_metadata(path).num_row_groups == len(sizes)
+    blocks = list(read_blocks(Storage(str(tmp_path)), Part(path), PAIR))
+    places = [place for block in blocks for place in block.places_of(range(block.rows.num_rows))]
+    assert places == [f"row group {number}" for number in groups]
+    assert [block.place for block in blocks] == ["row groups 0-4", "row groups 4-5"]
+
+
+def test_a_column_that_changes_its_type_in_a_later_file_is_refused_with_both_files(tmp_path: Path) -> None:
+    """Text files keep no types, and collected feedback is text by design."""
+    columns = (Column("amount", "number"),)
+    feedback = pa.table({"amount": ["1.0"]}).replace_schema_metadata({raw.COLLECTED_AT: "today"})
+    paths = [
+        parquet(tmp_path, "a.parquet", pa.table({"amount": [1]})),
+        parquet(tmp_path, "b.parquet", pa.table({"amount": [1.5]})),
+        written(tmp_path, "b.csv", "amount\nx\n"),
+        parquet(tmp_path, "c.parquet", feedback),
+    ]
+    check_headers(Storage(str(tmp_path)), paths, columns)
+    paths.append(parquet(tmp_path, "d.parquet", pa.table({"amount": ["n/a"]})))
+    with pytest.raises(DataError) as refused:
+        check_headers(Storage(str(tmp_path)), paths, columns)
+    assert str(refused.value) == (
+        f"column 'amount' is int64 in '{paths[0]}' and string in '{paths[4]}'; "
+        "write one type, or take one of the files out"
+    )
+
+
 def test_optional_columns_that_a_file_lacks_are_left_out(tmp_path: Path) -> None:
     columns = (Column("a", "text"), Column("c", "text", required=False))
     table = pa.table({"a": ["1"], "b": ["2"]})
