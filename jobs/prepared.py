@@ -1,10 +1,12 @@
 """Reading what prepare wrote: the rows of a split, whole or by number, and the fitted transform."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from jobs.features.split import SPLIT, TrainRows
 from jobs.features.transform import Transform
 
 FOOTERS_AT_ONCE = 16
+PROFILE = "profile.json"
 FILES_AT_ONCE = 4
 
 
@@ -103,3 +106,9 @@ def read_transform(storage: Storage, folder: str) -> Transform:
     """The transform that was fitted on the training rows."""
     with storage.as_local(folder) as local:
         return Transform.load(local)
+
+
+def read_profile(storage: Storage, folder: str) -> dict[str, Any]:
+    """What each column of the training rows looks like."""
+    train: dict[str, Any] = json.loads(storage.read(f"{folder}/{PROFILE}"))["train"]
+    return train

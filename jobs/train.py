@@ -31,7 +31,7 @@ from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
-from jobs.prepared import Split, open_split, read_split, read_train, read_transform
+from jobs.prepared import Split, open_split, read_profile, read_split, read_train, read_transform
 from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec
@@ -232,7 +232,8 @@ def _publish(
     train = read_train(storage, prepared, workload.ties)
     test = read_split(storage, prepared, "test", workload.ties)
     with TemporaryDirectory() as scratch:
-        metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test)
+        profile = read_profile(storage, prepared)
+        metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test, profile)
         run_of = {"run": checkpoints.folder, "step": best_step, "prepared": prepared}
         name = Registry(storage, spec.name).publish(Path(scratch), {**inputs.as_manifest(), **run_of})
     return name, version.table_of(metrics, baselines)

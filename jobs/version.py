@@ -5,9 +5,10 @@ metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json 
 """
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,6 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from cluster.spec import dump, parse
-from jobs.features.profile import profile
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.spec import RingSpec
@@ -44,8 +44,13 @@ def write(
     model: nn.Module,
     train: TrainRows,
     test: pa.Table,
+    profile: Mapping[str, Any],
 ) -> tuple[Metrics, dict[str, Metrics]]:
-    """Fill the local `folder` with a version; `test` is transformed. Returns its metrics and the baselines'."""
+    """Fill the local `folder` with a version; `test` is transformed. Returns its metrics and the baselines'.
+
+    Args:
+        profile: what the columns of the training rows look like, as prepare has gathered it.
+    """
     workload = WORKLOADS[spec.workload.kind]
     model.eval()
     metrics = workload.evaluate(spec.workload, model, transform, test)
@@ -55,7 +60,7 @@ def write(
     save_model(model, str(folder / "weights.safetensors"))  # writes a matrix that two layers share once
     (folder / "metrics.json").write_text(json.dumps({"test": metrics, "baselines": baselines}, indent=1))
     pq.write_table(workload.golden(spec.workload, model, transform, test), folder / "golden.parquet")
-    (folder / "profile.json").write_text(json.dumps(profile(train), indent=1))
+    (folder / "profile.json").write_text(json.dumps(profile, indent=1))
     (folder / "MODEL_CARD.md").write_text(_card(spec, metrics, baselines, train.table.num_rows, test.num_rows))
     return metrics, baselines
 

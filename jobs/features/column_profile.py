@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.features.profile import NUM_BINS, NUM_TOP_VALUES
 from jobs.features.survey import Survey, Totals
 from jobs.features.values import ColumnKind
 
 ProfileKind = Literal["number", "time", "category", "labels", "numbers", "bytes", "other"]
 HISTOGRAM_BINS = 30
+NUM_BINS = 10
+"""Between the quantiles that are given."""
+NUM_TOP_VALUES = 50
 _LARGE = 2.0**50
 """From here on a float has no room for the half that an edge between whole numbers needs."""
 _DIGITS = 9

@@ -10,6 +10,7 @@ from cluster.storage import Storage
 from jobs.features.column_profile import describe
 from jobs.features.columns import Column
 from jobs.features.survey import Survey
+from jobs.prepared import PROFILE
 from jobs.report.page import page
 from jobs.report.quarantine import Reason, count_reasons, merge_reasons
 from jobs.report.report import RawTable, Report, Roles
@@ -17,7 +18,6 @@ from jobs.spec import RingSpec, event_columns
 from jobs.workloads import WORKLOADS
 
 PAGE = "report.html"
-PROFILE = "profile.json"
 
 
 def roles(spec: RingSpec) -> Roles:
