@@ -13,6 +13,7 @@ from jobs import prepare
 from jobs.raw_columns import describe_columns
 from jobs.spec import RingSpec, load_ring
 from jobs.workloads.tabular import TabularSpec
+from tests.jobs.conftest import Ring
 
 N = 60
 SPEC = """
@@ -43,14 +44,14 @@ ROWS = [
 ]
 
 
-def ring(folder: Path, *overrides: str) -> tuple[RingSpec, Storage]:
+def loans_ring(folder: Path, *overrides: str) -> tuple[RingSpec, Storage]:
     file = folder / "loans.yaml"
     file.write_text(SPEC.format(storage=folder))
     return load_ring(file, overrides), Storage(str(folder))
 
 
 def loans(folder: Path) -> tuple[RingSpec, Storage]:
-    spec, storage = ring(folder)
+    spec, storage = loans_ring(folder)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ROWS), sink)
     storage.write("raw/loans/a.parquet", sink.getvalue())
@@ -101,14 +102,14 @@ def test_the_block_keeps_what_the_spec_names_and_can_be_pasted(tmp_path: Path) -
 
 def test_a_label_that_is_nowhere_is_left_open_and_vectors_stay(tmp_path: Path) -> None:
     _, storage = loans(tmp_path)
-    spec, _ = ring(tmp_path, "workload.label=unknown", "workload.vectors=[seen]")
+    spec, _ = loans_ring(tmp_path, "workload.label=unknown", "workload.vectors=[seen]")
     said = describe_columns(spec, storage)
     assert "\n  label: ?\n" in said
     assert "\n  vectors: [seen]\n" in said
 
 
 def test_the_first_file_that_has_rows_is_read_up_to_so_many(tmp_path: Path) -> None:
-    spec, storage = ring(tmp_path)
+    spec, storage = loans_ring(tmp_path)
     storage.write("raw/loans/a.csv", b"")
     storage.write("raw/loans/b.csv", b"key,days\n" + b"".join(b"%d,%d\n" % (n, n % 7) for n in range(10_500)))
     storage.write("raw/loans/c.csv", b"other\n1\n")
@@ -119,7 +120,7 @@ def test_the_first_file_that_has_rows_is_read_up_to_so_many(tmp_path: Path) -> N
 
 
 def test_objects_in_json_lines_are_told_and_do_not_hide_the_rest(tmp_path: Path) -> None:
-    spec, storage = ring(tmp_path)
+    spec, storage = loans_ring(tmp_path)
     rows = [
         {"key": n, "deep": {"a": 1}, "deep in": n, "tags": ["u", "v"], "pair": [[1], [2]], "debt": n % 5}
         for n in range(N)
@@ -137,7 +138,7 @@ def test_objects_in_json_lines_are_told_and_do_not_hide_the_rest(tmp_path: Path)
 
 
 def test_a_file_without_a_row_and_one_with_a_name_twice_are_refused(tmp_path: Path) -> None:
-    spec, storage = ring(tmp_path)
+    spec, storage = loans_ring(tmp_path)
     storage.write("raw/loans/a.jsonl", b'{"key": 1\n[1]\n')
     with pytest.raises(DataError, match=r"no row of raw file '.*a\.jsonl' can be read: line is no JSON: Expecting"):
         describe_columns(spec, storage)
@@ -152,3 +153,24 @@ def test_the_command_needs_raw_files_alone(tmp_path: Path, capsys: pytest.Captur
     assert '  numeric: [income, debt, "two, words"]\n' in capsys.readouterr().out
     assert not storage.exists("prepared")
     assert not storage.exists("quarantine")
+
+
+def test_of_a_workload_without_a_table_of_features_the_columns_alone_are_told(ring: Ring) -> None:
+    said = describe_columns(ring.spec(), ring.storage)
+    lines = lines_of(said)
+    assert {name: cells[1:4] for name, cells in lines.items() if name != "column"} == {
+        "userId": ["number", "0.0%", "id user_id"],
+        "movieId": ["number", "0.0%", "id item_id"],
+        "rating": ["number", "0.0%", "number"],
+        "timestamp": ["time", "0.0%", "time"],
+    }
+    assert "workload:" not in said
+
+
+def test_a_column_that_a_history_makes_is_not_taken_from_the_file(tmp_path: Path) -> None:
+    _, storage = loans(tmp_path)
+    made = "prepare.history=[{column: income, group: home, time: when, output: debt, size: 3}]"
+    spec, _ = loans_ring(tmp_path, made)
+    said = describe_columns(spec, storage)
+    assert "  # without debt: the spec has another column of that name" in said
+    assert "debt" not in said.partition("numeric: ")[2].partition("\n")[0]
