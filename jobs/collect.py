@@ -24,7 +24,8 @@ from cluster.storage import Storage
 from jobs.dataset import as_table, each
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
-from jobs.raw import COLLECTED_AT, Part, RawBlock, read_blocks
+from jobs.raw import COLLECTED_AT, read_blocks
+from jobs.raw_block import Part, RawBlock
 from jobs.spec import RingSpec, event_columns
 from jobs.stage import main as stage_main
 

@@ -150,9 +150,10 @@ def _num_bytes(storage: Storage, path: str) -> int:
 
 def _tables(spec: RingSpec, storage: Storage, key: str) -> dict[str, RawTable]:
     def table(name: str, source: SourceSpec, columns: tuple[Column, ...]) -> RawTable:
-        files = tuple(path for path, size, _ in raw_files(storage, source.path) if size)
+        found = [(path, size) for path, size, _ in raw_files(storage, source.path) if size]
+        files, sizes = tuple(path for path, _ in found), tuple(size for _, size in found)
         quarantine = f"quarantine/{spec.name}/{key}/{name}"
-        return RawTable(storage, source.path, files, rename(columns, source.columns), quarantine)
+        return RawTable(storage, source.path, files, sizes, rename(columns, source.columns), quarantine)
 
     tables = {"events": table("events", spec.raw.events, event_columns(spec))}
     if spec.raw.items:

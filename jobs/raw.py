@@ -1,4 +1,4 @@
-"""Raw files as Arrow tables: CSV, JSON lines or Parquet, told apart by their names, any mix in one folder.
+"""Raw files as Arrow tables, of formats that are told apart by the names, any mix in one folder.
 
 A row that a format's parser cannot read comes out too, with the reason: nothing vanishes here. So in text a line is
 a row, and a quoted value ends on its line: one quote left open would otherwise swallow all lines up to the next.
@@ -17,12 +17,15 @@ from itertools import accumulate, zip_longest
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.features.column_types import check_types
 from jobs.features.columns import Column, check_header
+from jobs.raw_block import Part, RawBlock
+from jobs.raw_documents import ENDINGS, document_header, documents, image_header, images
 
 BLOCK_BYTES = 16 * 1024 * 1024
 PART_BYTES = 64 * 1024 * 1024
@@ -34,45 +37,14 @@ STREAM_BYTES = 1024 * 1024
 BATCH_ROWS = 131_072
 """Of a block of Parquet."""
 HEADERS_AT_ONCE = 16
+COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
+"""The ending of a compressed file of text, and what Arrow calls it."""
 COLLECTED_AT = b"rayline.collected_at"
 """Marks Parquet that `collect` has written, all of it text."""
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*|[^",][^,]*|)'
 _CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*")
 """A CSV line without an open quote; as in Arrow, a quote counts only where a field begins."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a file that can be read on its own."""
-
-    path: str
-    """The filesystem's own."""
-    begin: int = 0
-    """The first row group of Parquet, the first byte of text: a part has the lines that begin in it."""
-    end: int | None = None
-    """The first one that is not its own; None of the last."""
-
-
-@dataclass(frozen=True)
-class RawBlock:
-    """Some rows of a file."""
-
-    rows: pa.Table
-    """By the names in the file; text from CSV and JSON lines, typed from Parquet."""
-    unreadable: tuple[tuple[str, str], ...] = ()
-    """Lines that are no rows at all: the text and the reason."""
-    place: str = ""
-    """Which part, as its reader knows it, such as "lines 2-120001"."""
-    places: tuple[tuple[int, str], ...] = ()
-    """Closer ones, where it knows those: the first row of each, the first being 0."""
-
-    def places_of(self, rows: Sequence[int]) -> list[str]:
-        """Where each of these rows lies."""
-        if not self.places:
-            return [self.place] * len(rows)
-        starts = [start for start, _ in self.places]
-        return [self.places[bisect_right(starts, row) - 1][1] for row in rows]
 
 
 def check_headers(storage: Storage, paths: Sequence[str], columns: Sequence[Column]) -> None:
@@ -157,7 +129,7 @@ def _byte_ranges(storage: Storage, path: str) -> list[Part]:
 
 
 def _compression(path: str) -> str | None:
-    return "gzip" if path.lower().endswith(".gz") else None
+    return COMPRESSIONS.get(path.lower().rpartition(".")[2])
 
 
 def _untyped(names: Sequence[str]) -> pa.Schema:
@@ -373,8 +345,37 @@ def _parquet_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> 
             start += batch.num_rows
 
 
+def _arrow_header(storage: Storage, path: str) -> pa.Schema:
+    with storage.open(path) as opened, pa.ipc.open_file(opened) as file:
+        return file.schema
+
+
+def _batches(storage: Storage, path: str) -> list[Part]:
+    """Neighbouring record batches of about PART_BYTES, as if all were of one size."""
+    with storage.open(path) as opened, pa.ipc.open_file(opened) as file:
+        num_batches, num_bytes = file.num_record_batches, opened.size()
+    step = max(1, num_batches * PART_BYTES // max(num_bytes, 1))
+    starts = range(0, num_batches, step)
+    return [Part(path, begin, end) for begin, end in zip_longest(starts, starts[1:])]
+
+
+def _arrow_blocks(storage: Storage, part: Part, columns: Sequence[Column]) -> Iterator[RawBlock]:
+    with storage.open(part.path) as opened, pa.ipc.open_file(opened) as file:
+        included = [column.in_files for column in columns if column.in_files in file.schema.names]
+        for number in range(part.begin, file.num_record_batches if part.end is None else part.end):
+            rows = pa.Table.from_batches([file.get_batch(number)]).select(included)
+            yield RawBlock(rows, place=f"record batch {number}")
+
+
+def _with_compressions(*endings: str) -> tuple[str, ...]:
+    return (*endings, *(f"{ending}.{packed}" for ending in endings for packed in COMPRESSIONS))
+
+
 _READERS: dict[tuple[str, ...], _Reader] = {
-    (".csv", ".csv.gz"): _Reader(_csv_header, _csv_blocks, _byte_ranges),
-    (".jsonl", ".ndjson", ".jsonl.gz"): _Reader(_json_header, _json_blocks, _byte_ranges),
+    _with_compressions(".csv"): _Reader(_csv_header, _csv_blocks, _byte_ranges),
+    _with_compressions(".jsonl", ".ndjson"): _Reader(_json_header, _json_blocks, _byte_ranges),
     (".parquet",): _Reader(_parquet_header, _parquet_blocks, _row_groups),
+    (".arrow", ".feather", ".ipc"): _Reader(_arrow_header, _arrow_blocks, _batches),
+    (".txt",): _Reader(document_header, documents),
+    ENDINGS: _Reader(image_header, images),
 }

@@ -11,7 +11,8 @@ from cluster.storage import Storage
 from jobs.features.columns import Column, check_header, rename
 from jobs.features.infer import Guess, infer
 from jobs.lineage import raw_files
-from jobs.raw import Part, read_blocks, read_header
+from jobs.raw import read_blocks, read_header
+from jobs.raw_block import Part
 from jobs.spec import RingSpec, event_columns
 from jobs.workloads.tabular import CATEGORY, NUMBER, RESERVED, VECTOR, TabularSpec
 

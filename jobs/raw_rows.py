@@ -14,9 +14,14 @@ from jobs.bad_rows import blamed, file_name, first_rows, in_order
 from jobs.blocks import Blocks, ClusterBlocks, LocalBlocks, of_parts
 from jobs.features.columns import REASON, Column, check_rows
 from jobs.prepared_files import as_parquet
-from jobs.raw import Part, RawBlock, parts_of, read_blocks
+from jobs.raw import parts_of, read_blocks
+from jobs.raw_block import Part, RawBlock
 
 FOOTERS_AT_ONCE = 16
+BUNDLE_BYTES = 1024 * 1024
+"""Of small files that are read together."""
+READ_AGAIN = (".parquet", ".arrow", ".feather", ".ipc")
+"""Formats that are quick to read, so that each pass does."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class RawTable:
     storage: Storage
     path: str
     files: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Bytes of each."""
     columns: tuple[Column, ...]
     quarantine: str
 
@@ -46,18 +53,39 @@ def good_rows(table: RawTable, in_process: bool) -> Blocks:
     print(f"prepare: reading {table.path}, {len(table.files)} files", flush=True)
     table.storage.remove(table.quarantine)
 
-    def read(part: Part) -> Iterator[pa.Table]:
-        for number, block in enumerate(read_blocks(table.storage, part, table.columns)):
-            yield _good(table, part, number, block)
+    def read(bundle: tuple[Part, ...]) -> Iterator[pa.Table]:
+        blocks = (_good(table, part, *numbered) for part in bundle for numbered in _numbered(table, part))
+        if len(bundle) == 1:
+            yield from blocks
+        else:
+            yield pa.concat_tables(blocks)
 
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        found = threads.map(lambda path: parts_of(table.storage, path), table.files)
-        parts = [part for of_file in found for part in of_file]
-    load = of_parts(parts, read)
+    bundles = _bundles(table)
+    load = of_parts(bundles, read)
     if in_process:
-        return LocalBlocks.loaded(len(parts), load)
-    rows = ClusterBlocks(len(parts), load)
-    return rows if all(path.endswith(".parquet") for path in table.files) else rows.kept()
+        return LocalBlocks.loaded(len(bundles), load)
+    rows = ClusterBlocks(len(bundles), load)
+    return rows if all(path.lower().endswith(READ_AGAIN) for path in table.files) else rows.kept()
+
+
+def _numbered(table: RawTable, part: Part) -> Iterator[tuple[int, RawBlock]]:
+    return enumerate(read_blocks(table.storage, part, table.columns))
+
+
+def _bundles(table: RawTable) -> list[tuple[Part, ...]]:
+    """The parts of all files in their order; small files that follow each other are read together, as one block."""
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        parts = list(threads.map(lambda path: parts_of(table.storage, path), table.files))
+    bundles: list[tuple[Part, ...]] = []
+    room = 0
+    for of_file, num_bytes in zip(parts, table.sizes, strict=True):
+        if len(of_file) == 1 and num_bytes <= room:
+            bundles[-1] = (*bundles[-1], *of_file)
+            room -= num_bytes
+        else:
+            bundles += [(part,) for part in of_file]
+            room = BUNDLE_BYTES - num_bytes if len(of_file) == 1 else 0
+    return bundles
 
 
 def quarantined(table: RawTable) -> Quarantine:

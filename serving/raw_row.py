@@ -28,6 +28,7 @@ _JSON_TYPES: dict[ColumnKind, Any] = {
     "time": Text,
     "labels": list[Text | None],
     "numbers": list[Number],
+    "image": Text,
 }
 _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "id": pa.string(),
@@ -36,6 +37,7 @@ _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "time": pa.string(),
     "labels": pa.list_(pa.string()),
     "numbers": pa.list_(pa.float64()),
+    "image": pa.string(),
 }
 _FIELD = "column"
 _KINDS: dict[ColumnKind, str] = {
@@ -45,6 +47,7 @@ _KINDS: dict[ColumnKind, str] = {
     "time": "Seconds since 1970, or ISO 8601.",
     "labels": "A list of labels.",
     "numbers": "A list of numbers.",
+    "image": "The content of an image file, in base64.",
 }
 
 

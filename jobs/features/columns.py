@@ -18,7 +18,7 @@ class Column:
 
     Kinds: `id` an opaque string; `number`; `time` in seconds since 1970, fractions dropped, in text also ISO 8601;
     `text`; `labels` a list, in text written as "a|b|c"; `numbers` a list in single precision, in text written as
-    "1|2|3".
+    "1|2|3"; `image` the content of an image file, in text as base64.
     """
 
     name: str
@@ -94,6 +94,7 @@ RULES: dict[ColumnKind, str] = {
     "text": "text",
     "labels": "list of labels",
     "numbers": "list of numbers",
+    "image": "image that can be decoded",
 }
 """What a message says a value is not."""
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from jobs.features.values import ARROW_TYPES, NUM_SHOWN, ColumnKind, plain, typed
 
-SuggestedKind = ColumnKind | Literal["image", "nested", "empty"]
+SuggestedKind = ColumnKind | Literal["nested", "empty"]
 
 MOST = 0.95
 """The share of values that must be of a kind; the others would go to quarantine."""

@@ -13,6 +13,7 @@ from jobs.features.complete import Complete
 from jobs.features.duplicates import Duplicates
 from jobs.features.hashed_words import HashedWords
 from jobs.features.hashing import Hashing
+from jobs.features.image import Image
 from jobs.features.impute import Impute
 from jobs.features.isolation_forest import IsolationForest
 from jobs.features.lag import Lag
@@ -38,6 +39,7 @@ StepSpec = Annotated[
     | Duplicates
     | HashedWords
     | Hashing
+    | Image
     | Impute
     | IsolationForest
     | Lag

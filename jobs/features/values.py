@@ -1,12 +1,15 @@
 """Values of raw data in the type of their column's kind; the same value fares the same in any file format."""
 
+import base64
+import io
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
-ColumnKind = Literal["id", "number", "time", "text", "labels", "numbers"]
+ColumnKind = Literal["id", "number", "time", "text", "labels", "numbers", "image"]
 
 ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "id": pa.string(),
@@ -15,6 +18,7 @@ ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     "text": pa.string(),
     "labels": pa.list_(pa.string()),
     "numbers": pa.list_(pa.float32()),
+    "image": pa.binary(),
 }
 TEXT: frozenset[ColumnKind] = frozenset({"id", "text"})
 """Kinds that hold text."""
@@ -52,6 +56,8 @@ def plain(column: pa.ChunkedArray) -> pa.Array:
 
 def typed(given: pa.Array, kind: ColumnKind) -> pa.Array:
     """`given`, as `plain` gives it, in the type of `kind`: null where a value cannot be."""
+    if kind == "image":
+        return _images(given)
     if _is_binary(given.type):
         given = _trimmed(pa.array([_decoded(value) for value in given.to_pylist()], pa.string()))
     is_text = pa.types.is_string(given.type)
@@ -64,6 +70,23 @@ def typed(given: pa.Array, kind: ColumnKind) -> pa.Array:
     if kind == "numbers":
         return _lists_of_text(given) if is_text else _lists(given)
     return given if is_text else _text(given)
+
+
+def image_bytes(value: bytes | str) -> bytes | None:
+    """An image file's content; text is base64, as JSON carries it. None where it is no image that can be decoded."""
+    try:
+        content = base64.b64decode(value, validate=True) if isinstance(value, str) else value
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):  # what Pillow's formats raise
+        return None
+    return content
+
+
+def _images(given: pa.Array) -> pa.Array:
+    if not (_is_binary(given.type) or _is_text(given.type)):
+        return pa.nulls(len(given), pa.binary())
+    return pa.array([None if value is None else image_bytes(value) for value in given.to_pylist()], pa.binary())
 
 
 def shown(given: pa.Array) -> pa.Array:

@@ -13,7 +13,8 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.examples import EXAMPLES, RawFile, as_csv, credit, digits, main, topics, write_changed
 from jobs.features.columns import check_rows, rename
-from jobs.raw import Part, check_headers, read_blocks
+from jobs.raw import check_headers, read_blocks
+from jobs.raw_block import Part
 from jobs.spec import event_columns, load_ring
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"

@@ -10,7 +10,8 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs.features.columns import check_rows, rename
 from jobs.movielens import MOVIES, RATINGS, export, main
-from jobs.raw import Part, read_blocks
+from jobs.raw import read_blocks
+from jobs.raw_block import Part
 from jobs.spec import load_ring
 from jobs.workloads import recommender
 

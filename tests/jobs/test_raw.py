@@ -15,7 +15,8 @@ from cluster.errors import DataError
 from cluster.storage import Storage
 from jobs import raw
 from jobs.features.columns import REASON, Column, check_rows
-from jobs.raw import Part, check_headers, parts_of, read_blocks
+from jobs.raw import check_headers, parts_of, read_blocks
+from jobs.raw_block import Part
 
 FILMS = (
     Column("item_id", "id", source="movieId"),
@@ -285,7 +286,7 @@ def test_a_json_line_may_leave_out_a_column_that_another_has(tmp_path: Path) -> 
         ("empty.jsonl", b"", "has no column 'a'"),
         ("garbage.parquet", b"PAR1 and no more of it", "cannot be read"),
         ("empty.parquet", b"", "cannot be read"),
-        ("a.txt", b"a,b\n1,2\n", "is of no known format; its name must end in one of .csv, .csv.gz, .jsonl"),
+        ("a.dat", b"a,b\n1,2\n", "is of no known format; its name must end in one of .csv, .csv.gz, .csv.bz2"),
     ],
 )
 def test_a_file_without_a_readable_header_is_refused_by_name(
@@ -422,3 +423,24 @@ def test_a_compressed_file_is_one_part(tmp_path: Path, monkeypatch: pytest.Monke
     path = written(tmp_path, "x.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 100))
     assert parts_of(Storage(str(tmp_path)), path) == [Part(path)]
     assert len(read_in_parts(path)) == 100
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd"), ("lz4", "lz4")])
+@pytest.mark.parametrize(("name", "content"), [("x.csv", "a,b\n1,2\n"), ("x.jsonl", '{"a": "1", "b": "2"}\n')])
+def test_text_may_be_compressed(tmp_path: Path, ending: str, codec: str, name: str, content: str) -> None:
+    path = str(tmp_path / f"{name}.{ending}")
+    with pa.output_stream(path, compression=codec) as stream:
+        stream.write(content.encode())
+    assert read(path) == ([{"a": "1", "b": "2"}], [])
+    assert parts_of(Storage(str(tmp_path)), path) == [Part(path)]
+
+
+def test_an_arrow_file_is_read_by_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"a": [f"row {number}" for number in range(100)], "c": range(100), "b": ["x"] * 100})
+    path = str(tmp_path / "x.arrow")
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    monkeypatch.setattr(raw, "PART_BYTES", 1000)
+    assert len(parts_of(Storage(str(tmp_path)), path)) > 2
+    assert read_in_parts(path) == table.select(["a", "b"]).to_pylist()
+    check_headers(Storage(str(tmp_path)), [path], PAIR)

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.storage import Storage
-from jobs import raw
+from jobs import raw, raw_rows
 from jobs.features.columns import Column
 from jobs.raw_rows import RawTable, check_quarantine, good_rows, quarantined
 
@@ -17,7 +17,14 @@ def raw_table(folder: Path, *files: str) -> RawTable:
     storage = Storage(str(folder))
     for number, content in enumerate(files):
         storage.write(f"raw/{number}.csv", content.encode())
-    return RawTable(storage, "raw", tuple(info.path for info in storage.files("raw")), COLUMNS, "quarantine/x")
+    return of_files(storage)
+
+
+def of_files(storage: Storage) -> RawTable:
+    """All of them."""
+    found = storage.files("raw")
+    paths, sizes = tuple(info.path for info in found), tuple(info.size for info in found)
+    return RawTable(storage, "raw", paths, sizes, COLUMNS, "quarantine/x")
 
 
 def test_good_rows_come_out_and_bad_ones_are_told_with_their_file(tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_a_text_column_that_stops_being_numbers_is_named_with_its_row_group(tmp_
         table = pa.table({"id": [f"{name}{n}" for n in range(50)], "x": x})
         pq.write_table(table, tmp_path / f"raw/{name}.parquet", row_group_size=10)
     paths = tuple(str(tmp_path / f"raw/{name}.parquet") for name in texts)
-    message = refusal(RawTable(storage, "raw", paths, COLUMNS, "quarantine/x"))
+    message = refusal(RawTable(storage, "raw", paths, (1,) * len(paths), COLUMNS, "quarantine/x"))
     assert message.startswith("30 of 100 rows of 'raw' (30.0%) are bad, prepare.max_bad_fraction=0.05 allows 5.0%. ")
     first = "; ".join(["x 'n/a' is no number"] * 3)
     assert f"First: {first} (in '{paths[1]}', row group 2). " in message
@@ -102,3 +109,17 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     table = raw_table(tmp_path, "id,x\n")
     with pytest.raises(DataError, match=r"'raw' in '.*' has a header but no rows"):
         check_quarantine(table, 0, quarantined(table), 1.0)
+
+
+def test_small_files_that_follow_each_other_are_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_rows, "BUNDLE_BYTES", 40)
+    large = "id,x\n" + "".join(f"l{number},1\n" for number in range(20))
+    table = raw_table(tmp_path, "id,x\na,1\n", "id,x\nb,2\nc,bad\n", large, "id,x\nd,3\n", "id,x\ne,4\n")
+    rows = good_rows(table, in_process=True)
+    blocks = rows.collect(
+        "",
+        lambda block, number: [block.column("id").to_pylist()],
+        lambda parts: [ids for part in parts for ids in part],
+    )
+    assert blocks == [["a", "b"], [f"l{number}" for number in range(20)], ["d", "e"]]
+    assert quarantined(table).num_rows == 1
