@@ -40,6 +40,7 @@ from jobs.repeats import losers, repeated
 from jobs.report.files import PAGE, keys_of, local_page, raw_table, read_reasons, roles
 from jobs.report.files import write as write_report
 from jobs.report.report import RawTable as ToldTable
+from jobs.report.report import Report
 from jobs.report.report import report as report_of
 from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transform_of
 from jobs.split_rows import split_rows
@@ -81,13 +82,11 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         written = _write(spec, storage, split, transform, num_rows, staged)
         _save(spec, storage, transform, items, staged)
     created_at = datetime.now(UTC)
-    raw = [_told(spec, tables["events"], "events", written.read, bad)]
+    raw = [_told(tables["events"], "events", written.read, seen.num_rows, bad)]
     if spec.raw.items:
         found = survey(items, keys_of(spec, tables["items"].columns))
-        raw.append(_told(spec, tables["items"], "items", found, bad_items))
-    when = f"{created_at:%Y-%m-%d %H:%M} UTC"
-    told = report_of(spec.name, folder, when, raw, transform, written.surveys, roles(spec), written.num_left_out)
-    write_report(storage, staged, told)
+        raw.append(_told(tables["items"], "items", found, items.num_rows, bad_items))
+    write_report(storage, staged, _report(spec, folder, created_at, raw, transform, written))
     manifest = {
         **inputs.as_manifest(),
         "created_at": created_at.isoformat(),
@@ -185,12 +184,19 @@ def _time(spec: RingSpec) -> str | None:
     return WORKLOADS[spec.workload.kind].time or spec.prepare.split.column
 
 
-def _told(spec: RingSpec, table: RawTable, name: str, found: Survey, bad: Quarantine) -> ToldTable:
+def _told(table: RawTable, name: str, found: Survey, num_good: int, bad: Quarantine) -> ToldTable:
     """A raw table as the report tells it."""
-    files = len(table.files), _num_bytes(table.storage, table.path)
-    rows = found.num_rows + bad.num_rows, bad.num_rows
+    files = len(table.files), sum(table.sizes)
     reasons = read_reasons(table.storage, table.quarantine)
-    return raw_table(name, table.path, table.columns, files, rows, found, reasons)
+    return raw_table(name, table.path, table.columns, files, (num_good + bad.num_rows, bad.num_rows), found, reasons)
+
+
+def _report(
+    spec: RingSpec, folder: str, made_at: datetime, raw: Sequence[ToldTable], transform: Transform, written: Written
+) -> Report:
+    """What the page shows."""
+    when = f"{made_at:%Y-%m-%d %H:%M} UTC"
+    return report_of(spec.name, folder, when, raw, transform, written.surveys, roles(spec), written.num_left_out)
 
 
 def _write(spec: RingSpec, storage: Storage, rows: Blocks, transform: Transform, num_rows: int, staged: str) -> Written:
