@@ -176,10 +176,7 @@ def differences(ours: Path, theirs: Path) -> str:
             told.append(f"{name}: {len(ids ^ others):,} of {len(ids):,} rows are in one result only")
             shared = pa.array(sorted(ids & others))
             one, other = (t.filter(pc.is_in(t.column("id"), shared)) for t in (one, other))
-        apart = [
-            float(np.abs(one.column(c).to_numpy().astype(float) - other.column(c).to_numpy().astype(float)).max())
-            for c in NUMBERS
-        ]
+        apart = [_apart(one.column(c), other.column(c)) for c in NUMBERS]
         hot = [c for c in other.column_names if "=" in c]
         unlike = sum(pc.sum(pc.not_equal(one.column(c), other.column(c))).as_py() or 0 for c in hot)
         if max(apart) > 2e-6 or unlike:
