@@ -145,8 +145,14 @@ def _good(table: RawTable, part: Part, number: int, block: RawBlock) -> pa.Table
 
 def _told(block: RawBlock, is_bad: pa.ChunkedArray, reasons_of_rows: pa.ChunkedArray, path: str) -> pa.Table:
     """The bad rows as people read them."""
-    texts = [str(row) for row in block.rows.filter(is_bad).to_pylist()] + [text for text, _ in block.unreadable]
+    texts = [_as_text(row) for row in block.rows.filter(is_bad).to_pylist()]
+    texts += [text for text, _ in block.unreadable]
     reasons = reasons_of_rows.filter(is_bad).to_pylist() + [reason for _, reason in block.unreadable]
     places = block.places_of(pc.indices_nonzero(is_bad).to_pylist()) + [block.place] * len(block.unreadable)
     sources = pa.array([path] * len(reasons), pa.string())
     return pa.table({"source": sources, "place": pa.array(places, pa.string()), "reason": reasons, "row": texts})
+
+
+def _as_text(row: dict[str, object]) -> str:
+    """A row as people read it; of bytes, such as those of an image, their number."""
+    return str({name: f"{len(value):,} bytes" if isinstance(value, bytes) else value for name, value in row.items()})

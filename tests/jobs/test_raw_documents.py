@@ -76,6 +76,10 @@ def test_digits_as_files_in_folders_are_prepared_as_digits_in_a_table(tmp_path: 
     step = {"kind": "image", "column": "image", "output": "image", "height": 8, "width": 8, "channels": 1}
     made = [prepared(files, [step]), prepared(table, [])]
     assert made[0] == made[1]
+    (refused,) = files.files("quarantine")
+    assert pq.read_table(refused.path).column("row").to_pylist() == [
+        str({"id": "3/broken.png", "image": "40 bytes", "label": "3"})
+    ]
     assert len(made[0]) == NUM_DIGITS
 
 
