@@ -92,7 +92,7 @@ def test_a_killed_pipeline_is_followed_by_one_that_goes_on(cluster: Cluster, rin
     assert code == 0, output
 
     killed = 0
-    for moment in ("prepare: splitting", "trial 1/2", "epoch 4/"):
+    for moment in ("prepare: scan 1", "trial 1/2", "epoch 4/"):
         process = ring.start("jobs.pipeline", *embedded)
         kill_once_it_says(process, moment)
         killed += 1

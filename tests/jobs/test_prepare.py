@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from cluster.errors import DataError, SpecError
 from cluster.lifecycle import Cluster
 from cluster.storage import Storage
-from jobs import prepare, split_rows
+from jobs import prepare, raw_rows, split_rows
 from jobs.examples import flights
 from jobs.lineage import prepare_inputs
 from jobs.prepared import read_split, read_transform
@@ -295,6 +295,7 @@ def test_rows_and_transform_do_not_depend_on_files_blocks_or_repetitions(
         write_lines(many, f"part{4 - place}", rows[place::5] + rows[:3])
     whole = prepare.run(timeless_spec(kind), one)
     monkeypatch.setattr(split_rows, "TOGETHER_BYTES", 500)
+    monkeypatch.setattr(raw_rows, "BUNDLE_BYTES", 0)
     parted = prepare.run(timeless_spec(kind), many)
     assert len(many.files(f"{parted.folder}/train")) > len(one.files(f"{whole.folder}/train")) == 1
     assert all_rows(many, parted.folder, kind) == all_rows(one, whole.folder, kind)
@@ -307,6 +308,7 @@ def test_the_same_data_prepared_again_is_in_the_same_files(
     cluster: Cluster, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(split_rows, "TOGETHER_BYTES", 500)
+    monkeypatch.setattr(raw_rows, "BUNDLE_BYTES", 0)
     rows, contents = timeless.RAW[kind].to_pylist(), []
     for name in ("first", "again"):
         storage = Storage(str(tmp_path / name))
