@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
-from sklearn.neighbors import NearestNeighbors
 
 from cluster.errors import DataError
 from jobs.features.row_hash import as_shares, row_hashes
@@ -178,8 +177,10 @@ class Smote(Step):
         return np.where(spread > 0, spread, 1.0)
 
     @cached_property
-    def _nearest(self) -> NearestNeighbors:
+    def _nearest(self) -> Any:
         # a tree, since what brute force finds can depend on the rows that are asked for together
+        from sklearn.neighbors import NearestNeighbors  # takes a second to import, which only these rows need
+
         return NearestNeighbors(algorithm="kd_tree").fit(self._sample / self._scale)
 
     def _neighbors(self, numbers: np.ndarray, hashes: np.ndarray) -> np.ndarray:

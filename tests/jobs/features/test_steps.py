@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -23,3 +26,10 @@ def test_settings_make_the_step_that_gave_them(settings: dict[str, object]) -> N
     step = step_of(settings)
     assert step_of(step.settings()) == step
     assert step.settings().items() >= settings.items()
+
+
+def test_to_know_the_steps_takes_none_of_the_libraries_that_only_fitting_needs() -> None:
+    """Each worker of a cluster imports them, and scikit-learn alone takes a second."""
+    code = "import sys, jobs.features.steps; print([name for name in ('sklearn', 'pandas') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
