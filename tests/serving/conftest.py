@@ -104,7 +104,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     transform = fitted.with_lookups(workload.lookups(fitted, make_items(), lambda: train))
     test = transform.apply(rows.filter(pa.compute.equal(rows.column("split"), "test")))
     folder = tmp_path_factory.mktemp("version")
-    write(folder, spec, transform, fit(spec, transform, train), train, test)
+    write(folder, spec, transform, fit(spec, transform, train), train, test, {})
     storage = Storage(str(root))
     registry = Registry(storage, spec.name)
     version = registry.publish(folder, {"run": "generated"})

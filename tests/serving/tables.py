@@ -107,7 +107,7 @@ def publish(root: Path, folder: Path) -> tuple[Storage, RingSpec, str]:
         optimizer.zero_grad()
         tabular.loss(workload, model(batch), batch).mean().backward()
         optimizer.step()
-    write(folder, spec, transform, model, train, test)
+    write(folder, spec, transform, model, train, test, {})
     storage = Storage(str(root))
     registry = Registry(storage, spec.name)
     version = registry.publish(folder, {"run": "generated"})
