@@ -10,10 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.blocks import Blocks
-from jobs.features.row_hash import row_hashes
+from jobs.features.row_hash import SECOND, row_hashes
 
-SECOND = 1
-"""The seed of a second hash: two keys with both alike are one key."""
 _FIRST_BITS = 22
 _SHARES = 4
 

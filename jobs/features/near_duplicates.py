@@ -5,19 +5,17 @@ places, on average, as the sets of runs overlap. Only texts that agree in all pl
 Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
+from jobs.features.leaving_out import LeavingOut
 from jobs.features.row_hash import row_hashes
 from jobs.features.split import TrainRows
-from jobs.features.step import Step
 from jobs.features.values import ColumnKind
 from jobs.features.words import terms_of_all
 
@@ -26,33 +24,21 @@ NUM_HASHES = 128
 _FACTORS = np.random.default_rng(0).integers(1, 2**63, NUM_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-class NearDuplicates(Step):
+class NearDuplicates(LeavingOut):
     """Leaves out training rows whose text is nearly that of a row with a smaller key. Texts of fewer words than a run,
     and missing ones, stay."""
 
     kind: Literal["near_duplicates"] = "near_duplicates"
     column: str
-    key: str
-    """A column that tells rows apart."""
     similarity: float = Field(0.8, gt=0, le=1)
     """Share of all runs of two texts that both have, from which on they are near duplicates (Jaccard's index)."""
     run_words: int = Field(3, ge=1)
     """Words of a run."""
 
     @property
-    def leaves_out(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def reads(self) -> dict[str, ColumnKind]:
         """The text and the key."""
         return {self.column: "text", self.key: "text"}
-
-    @property
-    def makes(self) -> dict[str, ColumnKind]:
-        """Nothing."""
-        return {}
 
     def statistics(self, train: TrainRows) -> pa.Table:
         """The `key` and the `signature` of each text."""
@@ -78,25 +64,9 @@ class NearDuplicates(Step):
         left_out = self._later_of_pairs(signatures)
         return self.with_state(pa.table({"key": keys.take(pa.array(sorted(left_out), pa.int64()))}))
 
-    def keeps(self, table: pa.Table) -> pa.Array:
-        """Which rows' texts are like none before them."""
-        return pc.invert(pc.is_in(table.column(self.key), self._left_out))
-
-    def apply(self, table: pa.Table) -> pa.Table:
-        """The table as it is."""
-        return table
-
-    def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def told(self) -> str:
         """How many rows are left out."""
-        return f"{self.column}: {len(self._left_out):,} near duplicates among the training rows"
-
-    @cached_property
-    def _left_out(self) -> pa.Array:
-        return self.state().column("key").combine_chunks()
+        return f"{self.column}: {len(self.left_out):,} near duplicates among the training rows"
 
     def _later_of_pairs(self, signatures: np.ndarray) -> set[int]:
         """The rows that are like one before them; signatures [texts, places] are in the order of their keys."""
