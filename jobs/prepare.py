@@ -64,7 +64,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     tables = _tables(spec, storage, inputs.key)
     for table in tables.values():
         check_headers(storage, table.files, table.columns)
-    is_small = sum(_num_bytes(storage, source.path) for source in _sources(spec)) <= spec.prepare.in_process_bytes
+    num_bytes = sum(size for table in tables.values() for size in table.sizes)
+    is_small = num_bytes <= spec.prepare.in_process_bytes
     if not is_small:
         storage.check_shared()
     with _system_memory() if is_small else connected():
@@ -141,10 +142,6 @@ def _system_memory() -> Iterator[None]:
 
 def _sources(spec: RingSpec) -> list[SourceSpec]:
     return [source for source in (spec.raw.events, spec.raw.items) if source]
-
-
-def _num_bytes(storage: Storage, path: str) -> int:
-    return sum(size for _, size, _ in raw_files(storage, path))
 
 
 def _tables(spec: RingSpec, storage: Storage, key: str) -> dict[str, RawTable]:
