@@ -10,15 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import RegistryError
-from cluster.registry import Registry
 from jobs.features.columns import Column
-from jobs.spec import RingSpec, event_columns
-from jobs.version import Version, read
+from jobs.spec import event_columns
+from jobs.version import Version
 from jobs.workloads import WORKLOADS, classification
 from serving.endpoint import Body
+from serving.published import TOLERANCE, Published
 from serving.raw_row import row_model, typed_rows
 
-TOLERANCE = 1e-4
 WAY_OUT = "Serve another version, or train this one again with the code that runs here."
 
 
@@ -31,13 +30,11 @@ class Prediction(BaseModel):
     """Of every label, the most frequent one in training first."""
 
 
-class Classifier:
+class Classifier(Published):
     """Answers of one version."""
 
     def __init__(self, version: str, created_at: str, content: Version) -> None:
-        self.version = version
-        self.created_at = created_at
-        self._content = content
+        super().__init__(version, created_at, content)
         self._workload = WORKLOADS[content.spec.workload.kind]
         steps = self._workload.steps(content.spec.workload)
         self._outputs = [name for step in steps for name in step.makes if name != classification.CLASS]
@@ -45,29 +42,6 @@ class Classifier:
         asked = {column.name: column for column in event_columns(content.spec)}
         self.columns: tuple[Column, ...] = tuple(asked[name] for name in self._transform.reads_served)
         self.labels = classification.labels(content.transform)
-
-    @classmethod
-    def load(cls, registry: Registry, version: str) -> "Classifier":
-        """Read a version, its checksums compared and its golden rows replayed, which also warms the model up.
-
-        Raises:
-            RegistryError: it is not what was published, or answers unlike it did in training.
-        """
-        created_at = registry.manifest(version)["created_at"]
-        with registry.open(version) as folder:
-            loaded = cls(version, created_at, read(folder))
-        loaded.check_golden()
-        return loaded
-
-    @property
-    def spec(self) -> RingSpec:
-        """The resolved spec that the version was trained with."""
-        return self._content.spec
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """On the held-out test rows."""
-        return self._content.metrics
 
     @cached_property
     def row(self) -> type[Body]:

@@ -9,14 +9,12 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from cluster.errors import RegistryError
-from cluster.registry import Registry
 from jobs.features.vocabulary import UNKNOWN
-from jobs.spec import RingSpec
-from jobs.version import Version, read
+from jobs.version import Version
 from jobs.workloads.ranking import K
 from jobs.workloads.recommender import Recommender, RecommenderSpec, recommend
+from serving.published import TOLERANCE, Published
 
-TOLERANCE = 1e-4
 FOR_STRANGERS = "popular with all users"
 FOR_THE_UNDECIDED = "fits your ratings as a whole"
 
@@ -41,14 +39,12 @@ class Liked:
     ratings: list[float]
 
 
-class Recommendations:
+class Recommendations(Published):
     """Answers of one version."""
 
     def __init__(self, version: str, created_at: str, content: Version) -> None:
         assert isinstance(content.model, Recommender)
-        self.version = version
-        self.created_at = created_at
-        self._content = content
+        super().__init__(version, created_at, content)
         self._model: Recommender = content.model
         items = content.transform.lookups["items"]
         self._ids: list[str] = items.column("item_id").to_pylist()
@@ -58,34 +54,11 @@ class Recommendations:
         history = content.transform.lookups["history"]
         self._history = {name: history.column(name).to_numpy() for name in ("user", "item", "rating")}
 
-    @classmethod
-    def load(cls, registry: Registry, version: str) -> "Recommendations":
-        """Read a version, its checksums compared and its golden rows replayed, which also warms the model up.
-
-        Raises:
-            RegistryError: it is not what was published, or answers unlike it did in training.
-        """
-        created_at = registry.manifest(version)["created_at"]
-        with registry.open(version) as folder:
-            loaded = cls(version, created_at, read(folder))
-        loaded.check_golden()
-        return loaded
-
-    @property
-    def spec(self) -> RingSpec:
-        """The resolved spec that the version was trained with."""
-        return self._content.spec
-
     @property
     def workload(self) -> RecommenderSpec:
         """Of that spec the part on the model."""
         assert isinstance(self.spec.workload, RecommenderSpec)
         return self.spec.workload
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """On the held-out test rows."""
-        return self._content.metrics
 
     def most_active_user(self) -> str:
         """The user with the most training rows."""

@@ -1,0 +1,47 @@
+"""Published: a version as it is loaded to answer, once it answers its golden rows as it did in training."""
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from cluster.registry import Registry
+from jobs.spec import RingSpec
+from jobs.version import Version, read
+
+TOLERANCE = 1e-4
+"""How far an answer to a golden row may be from the one in training."""
+
+
+class Published(ABC):
+    """A version and what it was made of; an application's own class says how it answers."""
+
+    def __init__(self, version: str, created_at: str, content: Version) -> None:
+        self.version = version
+        self.created_at = created_at
+        self._content = content
+
+    @classmethod
+    def load(cls, registry: Registry, version: str) -> Self:
+        """Read a version, its checksums compared and its golden rows replayed, which also warms the model up.
+
+        Raises:
+            RegistryError: it is not what was published, or answers unlike it did in training.
+        """
+        created_at = registry.manifest(version)["created_at"]
+        with registry.open(version) as folder:
+            loaded = cls(version, created_at, read(folder))
+        loaded.check_golden()
+        return loaded
+
+    @abstractmethod
+    def check_golden(self) -> None:
+        """Raise RegistryError unless the golden rows are answered as in training, within TOLERANCE."""
+
+    @property
+    def spec(self) -> RingSpec:
+        """The resolved spec that the version was trained with."""
+        return self._content.spec
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """On the held-out test rows."""
+        return self._content.metrics
