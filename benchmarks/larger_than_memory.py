@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.prepare import ROWS_A_FILE, table_part
 from benchmarks.preparers import spec
+from benchmarks.process_tree import tree
 from cluster.environment import applied
 from cluster.lifecycle import connected
+from cluster.processes import command
 from cluster.storage import Storage
 from jobs.prepare import run
 from jobs.spec import load_ring
@@ -61,28 +63,20 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.2):
-            own = dict(_processes(os.getpid()))
+            own = _kinds(os.getpid())
             sizes = {pid: _unshared_bytes(pid) for pid in own}
             for pid, kind in own.items():
                 self.peak[kind] = max(self.peak.get(kind, 0), sizes[pid])
             self.peak_total = max(self.peak_total, sum(sizes.values()))
 
 
-def _processes(root: int) -> list[tuple[int, str]]:
+def _kinds(root: int) -> dict[int, str]:
     """This process and what it has started, each with what it is for."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                names[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    kinds = {pid: "driver" if pid == root else "worker" if "ray::" in names.get(pid, "") else "other" for pid in found}
-    return sorted(kinds.items())
+    return {one.pid: "driver" if one.pid == root else _kind(command(one)) for one in tree(root)}
+
+
+def _kind(words: Sequence[str]) -> str:
+    return "worker" if "ray::" in " ".join(words) else "other"
 
 
 def _unshared_bytes(pid: int) -> int:

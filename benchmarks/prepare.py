@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from benchmarks.preparers import CATEGORIES, CONTESTANTS, NUMBERS, SPLITS
+from benchmarks.process_tree import tree
 
 ROWS_A_FILE = 250_000
 LEVELS = (5, 12, 20, 40, 8)
@@ -119,22 +120,8 @@ def _busy_s() -> float:
 
 def _watch_memory(process: "subprocess.Popen[str]", peak: list[int]) -> None:
     while process.poll() is None:
-        peak[0] = max(peak[0], sum(_pss_bytes(pid) for pid in _tree(process.pid)))
+        peak[0] = max(peak[0], sum(_pss_bytes(one.pid) for one in tree(process.pid)))
         time.sleep(0.1)
-
-
-def _tree(root: int) -> Iterator[int]:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    yield from found
 
 
 def _pss_bytes(pid: int) -> int:
