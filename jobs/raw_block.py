@@ -1,10 +1,13 @@
 """Raw block: some rows of a file, and the part of the file that is read on its own."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+
+PART_BYTES = 64 * 1024 * 1024
+"""Of a large file that is read in parts, each on its own; of Parquet before compression."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,8 @@ class RawBlock:
             return [self.place] * len(rows)
         starts = [start for start, _ in self.places]
         return [self.places[bisect_right(starts, row) - 1][1] for row in rows]
+
+
+def untyped(names: Iterable[str]) -> pa.Schema:
+    """Columns of a file that keeps no types."""
+    return pa.schema([(name, pa.null()) for name in names])

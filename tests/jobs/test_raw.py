@@ -1,4 +1,3 @@
-import codecs
 import gzip
 import json
 import random
@@ -8,12 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cluster.errors import DataError
 from cluster.storage import Storage
-from jobs import raw
+from jobs import raw, raw_lines
 from jobs.features.columns import REASON, Column, check_rows
 from jobs.raw import check_headers, parts_of, read_blocks
 from jobs.raw_block import Part
@@ -159,7 +156,7 @@ def test_an_open_quote_swallows_no_line_up_to_the_next_quote(tmp_path: Path) -> 
 def test_no_line_of_text_vanishes_whatever_it_holds(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(0)
     for number in range(300):
-        monkeypatch.setattr(raw, "BLOCK_BYTES", draw.choice([1, 3, 7, 20, 1000]))
+        monkeypatch.setattr(raw_lines, "BLOCK_BYTES", draw.choice([1, 3, 7, 20, 1000]))
         lines = ["".join(draw.choices('1xé,,""" ', k=draw.randint(1, 8))) for _ in range(draw.randint(0, 8))]
         path = written(tmp_path, f"{number}.csv", end.join(["c,a,b", *lines]) + draw.choice(["", end]))
         rows, unreadable = read(path)
@@ -233,7 +230,7 @@ def test_a_file_larger_than_a_block_streams_with_the_same_rows(tmp_path: Path, m
         written(tmp_path, "x.jsonl", "".join(json.dumps({"a": n, "b": f"é, {n}"}) + "\n" for n in numbers)),
         written(tmp_path, "x.csv.gz", gzip.compress(("a,b\n" + "".join(f'{n},"é, {n}"\n' for n in numbers)).encode())),
     ]
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(raw_lines, "BLOCK_BYTES", 1000)
     for path in paths:
         blocks = list(read_blocks(Storage(str(tmp_path)), Part(path), PAIR))
         assert len(blocks) > 10
@@ -242,7 +239,7 @@ def test_a_file_larger_than_a_block_streams_with_the_same_rows(tmp_path: Path, m
 
 
 def test_a_line_longer_than_a_block_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(raw_lines, "BLOCK_BYTES", 100)
     rows, unreadable = read(written(tmp_path, "x.csv", f"a,b\n1,{'x' * 5000}\n2,y\n"))
     assert rows == [{"a": "1", "b": "x" * 5000}, {"a": "2", "b": "y"}]
     assert not unreadable
@@ -320,7 +317,7 @@ def test_a_part_of_a_text_file_says_which_lines_it_is(
     lines = ["a,b", *(f"{n},{'' if n % 5 else 'x'}" for n in range(2, 40)), "", "41,y", "42,z"]
     path = written(tmp_path, "x.csv", end.join(lines))
     for block_bytes in range(1, 40):
-        monkeypatch.setattr(raw, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(raw_lines, "BLOCK_BYTES", block_bytes)
         for block in read_blocks(Storage(str(tmp_path)), Part(path), PAIR):
             first, last = map(int, block.place.removeprefix("lines ").split("-"))
             numbers = [int(number) for number in block.rows.column("a").to_pylist()]
@@ -377,34 +374,6 @@ def read_in_parts(path: str) -> list[dict[str, object]]:
     return [row for block in blocks for row in block.rows.to_pylist()]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(st.text("ab, ü", max_size=6), max_size=12),
-    st.lists(st.sampled_from(["\n", "\r\n", "\r", "\n\n"]), min_size=13, max_size=13),
-    st.booleans(),
-    st.integers(1, 40),
-    st.integers(3, 30),
-)
-def test_text_in_parts_of_any_size_has_each_row_once_and_in_order(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    ends: list[str],
-    has_mark: bool,
-    part_bytes: int,
-    block_bytes: int,
-) -> None:
-    lines = ["a,b", *(f"{number},{word.replace(',', ' ')}" for number, word in enumerate(words))]
-    text = "".join(line + end for line, end in zip(lines, ends, strict=False))
-    content = (codecs.BOM_UTF8 if has_mark else b"") + text.encode()
-    path = written(tmp_path, "x.csv", content)
-    expected, _ = read(path)
-    monkeypatch.setattr(raw, "PART_BYTES", part_bytes)
-    monkeypatch.setattr(raw, "BLOCK_BYTES", block_bytes)
-    assert read_in_parts(path) == expected
-    assert [row["a"] for row in expected] == [str(number) for number in range(len(words))]
-
-
 @pytest.mark.parametrize("group_rows", [1, 3, 100])
 def test_parquet_in_parts_has_each_row_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int
@@ -416,23 +385,6 @@ def test_parquet_in_parts_has_each_row_once_and_in_order(
     assert read_in_parts(path) == table.to_pylist()
     num_parts = len(parts_of(Storage(str(tmp_path)), path))
     assert num_parts == 1 if group_rows == 100 else 1 < num_parts <= 100
-
-
-def test_a_compressed_file_is_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "PART_BYTES", 10)
-    path = written(tmp_path, "x.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 100))
-    assert parts_of(Storage(str(tmp_path)), path) == [Part(path)]
-    assert len(read_in_parts(path)) == 100
-
-
-@pytest.mark.parametrize(("ending", "codec"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd"), ("lz4", "lz4")])
-@pytest.mark.parametrize(("name", "content"), [("x.csv", "a,b\n1,2\n"), ("x.jsonl", '{"a": "1", "b": "2"}\n')])
-def test_text_may_be_compressed(tmp_path: Path, ending: str, codec: str, name: str, content: str) -> None:
-    path = str(tmp_path / f"{name}.{ending}")
-    with pa.output_stream(path, compression=codec) as stream:
-        stream.write(content.encode())
-    assert read(path) == ([{"a": "1", "b": "2"}], [])
-    assert parts_of(Storage(str(tmp_path)), path) == [Part(path)]
 
 
 def test_an_arrow_file_is_read_by_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.storage import Storage
-from jobs import raw, raw_rows
+from jobs import raw_lines, raw_rows
 from jobs.features.columns import Column
 from jobs.raw_rows import RawTable, check_quarantine, good_rows, quarantined
 
@@ -95,7 +95,7 @@ def test_a_text_column_that_stops_being_numbers_is_named_with_its_row_group(tmp_
 def test_a_csv_column_that_stops_being_numbers_is_named_with_its_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 101)
+    monkeypatch.setattr(raw_lines, "BLOCK_BYTES", 101)
     lines = ["id,x", "", *(f"r{n},{n if n < 60 else 'n/a'}" for n in range(100))]
     table = raw_table(tmp_path, "id,x\na,1\n", end.join(lines))
     message = refusal(table)
