@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.preparers import CATEGORIES, CONTESTANTS, NUMBERS, SPLITS
 from benchmarks.process_tree import tree
+from jobs.fixed_lists import as_lists
 
 ROWS_A_FILE = 250_000
 LEVELS = (5, 12, 20, 40, 8)
@@ -185,11 +186,11 @@ def _ordered(rows: pa.Table) -> pa.Table:
 
 def _of_rayline(folder: Path) -> pa.Table:
     """With the names and columns of the others."""
-    rows = ds.dataset(folder).to_table()
+    rows = as_lists(ds.dataset(folder).to_table())
     columns = {"id": rows.column("id").cast(pa.int64())}
     columns |= {name: rows.column(f"number:{name}") for name in NUMBERS}
     for name, levels in zip(CATEGORIES, LEVELS, strict=True):
-        entries = rows.column(f"vector:hot_{name}").combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+        entries = pc.list_flatten(rows.column(f"vector:hot_{name}")).to_numpy().reshape(rows.num_rows, -1)
         prefix = "abcde"[int(name[1])]
         columns |= {f"{name}={prefix}{at:02d}": pa.array(entries[:, at].astype(np.uint8)) for at in range(levels)}
     return pa.table(columns)

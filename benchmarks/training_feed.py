@@ -34,6 +34,7 @@ from cluster.lifecycle import connected
 from cluster.spec import check
 from cluster.storage import Storage
 from jobs import prepare
+from jobs.fixed_lists import as_lists
 from jobs.parallel.feed import Feed, Source
 from jobs.prepared import open_split, read_transform
 from jobs.row_stream import RowStream, open_stream
@@ -114,7 +115,7 @@ class RowGroups(IterableDataset[Batch]):
         held: list[Batch] = []
         for place in order[share::shares]:
             path, group = self._groups[place]
-            held.append(tabular.tensors(files[path].read_row_group(group, columns=self._columns)))
+            held.append(tabular.tensors(as_lists(files[path].read_row_group(group, columns=self._columns))))
             if sum(len(rows["class"]) for rows in held) >= WINDOW_ROWS // shares:
                 held = [(yield from self._shuffled(held))]
         rest = yield from self._shuffled(held)
@@ -210,7 +211,8 @@ def feeds_of(spec: RingSpec, storage: Storage, folder: str) -> dict[str, Epochs]
 
     paths = sorted({group.path for group in split.groups})
     columns = [name for name in pq.read_schema(paths[0]).names if name != tabular.ID]
-    rows = InMemory(tabular.tensors(pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])))
+    whole = pa.concat_tables([as_lists(pq.read_table(path, columns=columns)) for path in paths])
+    rows = InMemory(tabular.tensors(whole))
     batched = BatchSampler(RandomSampler(rows), BATCH_SIZE, drop_last=False)
     rivals = (
         Loaded(DataLoader(RowGroups(paths, columns), batch_size=None)),

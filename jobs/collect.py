@@ -22,6 +22,7 @@ from cluster.errors import DataError, SpecError, StorageError
 from cluster.lifecycle import connected
 from cluster.storage import Storage
 from jobs.dataset import as_table, each
+from jobs.features.arrays import one_array
 from jobs.features.columns import Column, rename
 from jobs.lineage import Made
 from jobs.raw import COLLECTED_AT, read_blocks
@@ -120,7 +121,7 @@ def _sources(storage: Storage, path: str) -> list[str]:
 def _known_ids(storage: Storage, collected: Sequence[str]) -> pa.Array:
     """The event ids of all earlier runs."""
     tables = [pq.read_table(storage.open(path), columns=[EVENT_ID]) for path in collected]
-    ids = [table.column(EVENT_ID).combine_chunks() for table in tables]
+    ids = [one_array(table.column(EVENT_ID)) for table in tables]
     return pa.concat_arrays([chunk for array in ids for chunk in _chunks(array)] or [pa.array([], pa.string())])
 
 
@@ -170,7 +171,7 @@ def _fault(block: RawBlock) -> str | None:
 def _distinct(events: pa.Table, known_ids: pa.Array) -> pa.Table:
     """The first of each event id, in the order received, without those that are known."""
     ordered = events.sort_by([(EVENT_ID, "ascending"), (RECEIVED_AT, "ascending")])
-    ids = ordered.column(EVENT_ID).combine_chunks()
+    ids = one_array(ordered.column(EVENT_ID))
     first = pc.index_in(ids, ids)  # the place of the first row with the same id
     is_first = pc.equal(first, pa.array(range(len(ids)), pa.int32()))
     return ordered.filter(pc.and_(is_first, pc.invert(pc.is_in(ids, known_ids)))).sort_by(RECEIVED_AT)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from cluster.storage import Storage
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.transform import Transform
+from jobs.fixed_lists import as_lists
 
 FOOTERS_AT_ONCE = 16
 PROFILE = "profile.json"
@@ -31,7 +32,7 @@ def read_split(storage: Storage, folder: str, split: str, order: tuple[str, ...]
 
 def _read_file(storage: Storage, path: str) -> pa.Table:
     with storage.open(path) as file:
-        return pq.ParquetFile(file).read()
+        return as_lists(pq.ParquetFile(file).read())
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Split:
     def _read(self, groups: list[RowGroup]) -> Iterator[pa.Table]:
         for path, of_file in groupby(groups, lambda group: group.path):
             with self.storage.open(path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-                yield file.read_row_groups([group.number for group in of_file])
+                yield as_lists(file.read_row_groups([group.number for group in of_file]))
 
 
 def open_split(storage: Storage, folder: str, split: str) -> Split:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cluster.storage import Storage
 from jobs.features.split import SPLIT, SPLITS, rows_of
 from jobs.features.survey import Survey, merge
+from jobs.fixed_lists import as_bytes
 
 ROW_GROUP_ROWS = 4096
 """Rows of a file that are read together: few, since training takes pages of rows from all over a split."""
@@ -58,7 +59,7 @@ def write_block(storage: Storage, folder: str, rows: dict[str, pa.Table], number
     digests = {}
     for name, of_split in rows.items():
         if of_split.num_rows:
-            content = as_parquet(of_split)
+            content = as_parquet(as_bytes(of_split))
             path = f"{name}/{number:018x}.parquet"
             digests[path] = hashlib.sha256(content).hexdigest()
             storage.write(f"{folder}/{path}", content)

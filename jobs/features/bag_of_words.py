@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from jobs.features.arrays import one_array
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
@@ -116,7 +117,7 @@ class BagOfWords(Step):
 
     @cached_property
     def _terms(self) -> pa.Array:
-        return self.state().column("term").combine_chunks()
+        return one_array(self.state().column("term"))
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.quantiles import counts, counts_table, max_cells, merge_counts
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
@@ -60,7 +61,7 @@ class Bins(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """float64."""
-        column = table.column(self.column).cast(pa.float64()).combine_chunks()
+        column = one_array(table.column(self.column).cast(pa.float64()))
         missing = column.is_null().to_numpy(zero_copy_only=False)
         values = column.fill_null(0.0).to_numpy()
         found = np.searchsorted(self._edges, values, side="right").astype(float)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.survey import Survey, Totals
 from jobs.features.values import ColumnKind
 
@@ -95,7 +96,7 @@ def describe(survey: Survey, kinds: Mapping[str, ColumnKind] | None = None) -> d
 
 def known_values(column: pa.ChunkedArray) -> pa.Array:
     """The sampled values that are not missing; of lists their entries."""
-    array = column.combine_chunks().drop_null()
+    array = one_array(column).drop_null()
     return pc.list_flatten(array).drop_null() if pa.types.is_nested(array.type) else array
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.row_hash import row_hashes
 from jobs.features.split import SplitSpec, with_split
 
@@ -30,7 +31,7 @@ class TimeCuts:
 
 def time_counts(block: pa.Table, time: str) -> pa.Table:
     """How many rows each moment has: `value`, `count`."""
-    found = pc.value_counts(block.column(time).combine_chunks())
+    found = pc.value_counts(one_array(block.column(time)))
     return pa.table({"value": found.field("values").cast(pa.int64()), "count": found.field("counts")})
 
 
@@ -98,7 +99,7 @@ def stratum_counts(block: pa.Table, column: str, keys: Sequence[str]) -> pa.Tabl
 def stratum_cuts(parts: Sequence[pa.Table], spec: SplitSpec) -> pa.Table:
     """From which hash on rows of each class validate, and test: `label`, `valid`, `test`; missing where none do."""
     rows = pa.concat_tables(parts).sort_by([("label", "ascending"), ("hash", "ascending")])
-    labels = rows.column("label").combine_chunks().dictionary_encode(null_encoding="encode")
+    labels = one_array(rows.column("label")).dictionary_encode(null_encoding="encode")
     hashes = rows.column("hash").to_numpy()
     sizes = np.bincount(labels.indices.to_numpy(), minlength=len(labels.dictionary))
     cuts: tuple[list[int | None], list[int | None]] = ([], [])
@@ -112,11 +113,11 @@ def stratum_cuts(parts: Sequence[pa.Table], spec: SplitSpec) -> pa.Table:
 def split_by_strata(block: pa.Table, cuts: pa.Table, column: str, keys: Sequence[str]) -> pa.Table:
     """Add the column `split`: the rows of each class with the lowest hashes train, those with the highest test."""
     hashes = pa.array(row_hashes([block.column(key) for key in keys]), pa.uint64())
-    labels = block.column(column).cast(pa.string()).combine_chunks()
-    place = pc.index_in(labels, cuts.column("label").combine_chunks())
+    labels = one_array(block.column(column).cast(pa.string()))
+    place = pc.index_in(labels, one_array(cuts.column("label")))
     places = np.zeros(block.num_rows, np.int64)
     for name in ("valid", "test"):
-        is_from = pc.greater_equal(hashes, cuts.column(name).combine_chunks().take(place))
+        is_from = pc.greater_equal(hashes, one_array(cuts.column(name)).take(place))
         places += pc.fill_null(is_from, False).to_numpy(zero_copy_only=False)
     return with_split(block, places)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from cluster.errors import SpecError
 from cluster.spec import Spec
+from jobs.features.arrays import one_array
 from jobs.features.step import put
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -62,7 +63,7 @@ def with_history(table: pa.Table, specs: Sequence[HistorySpec], ties: Sequence[s
 def _lists(table: pa.Table, spec: HistorySpec, ties: Sequence[str]) -> pa.Array:
     by = [(name, "ascending") for name in dict.fromkeys((spec.group, spec.time, *ties))]
     order = pc.sort_indices(table, by).to_numpy()
-    groups = table.column(spec.group).combine_chunks().dictionary_encode().indices.to_numpy()[order]
+    groups = one_array(table.column(spec.group)).dictionary_encode().indices.to_numpy()[order]
     times = table.column(spec.time).to_numpy()[order]
     values = table.column(spec.column).cast(pa.float64()).to_numpy()[order]
     is_new_group = np.append(True, groups[1:] != groups[:-1])[: len(order)]

@@ -10,6 +10,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind, image_bytes
 
@@ -60,7 +61,7 @@ class Image(Step):
         flat = np.concatenate(found) if found else np.array([], np.float32)
         sizes = column.is_valid().to_numpy().astype(np.int64) * self.size
         offsets = pa.array(np.append(0, np.cumsum(sizes)), pa.int32())
-        mask = column.is_null().combine_chunks() if column.null_count else None
+        mask = one_array(column.is_null()) if column.null_count else None
         return put(table, self.output, pa.ListArray.from_arrays(offsets, pa.array(flat), mask=mask))
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
 
@@ -38,7 +39,7 @@ class Lag(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """float64."""
-        lists = table.column(self.column).combine_chunks()
+        lists = one_array(table.column(self.column))
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         has_it = lengths >= self.back
         places = (np.cumsum(lengths) - self.back)[has_it]

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.step import Step
 from jobs.features.values import ColumnKind
 
@@ -42,4 +43,4 @@ class LeavingOut(Step):
     @cached_property
     def left_out(self) -> pa.Array:
         """The keys of the rows to leave out."""
-        return self.state().column("key").combine_chunks()
+        return one_array(self.state().column("key"))

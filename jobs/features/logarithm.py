@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
 
@@ -44,7 +45,7 @@ class Logarithm(Step):
         """float64."""
         column = table.column(self.column).cast(pa.float64())
         shifted = pc.add(column, self.shift)
-        positive = pc.if_else(_has_logarithm(shifted), shifted, pa.scalar(None, pa.float64())).combine_chunks()
+        positive = one_array(pc.if_else(_has_logarithm(shifted), shifted, pa.scalar(None, pa.float64())))
         known = positive.is_valid().to_numpy(zero_copy_only=False)
         values = np.ones(len(positive))
         values[known] = positive.drop_null().to_numpy()

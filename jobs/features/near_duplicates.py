@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.leaving_out import LeavingOut
 from jobs.features.row_hash import row_hashes
 from jobs.features.split import TrainRows
@@ -48,7 +49,7 @@ class NearDuplicates(LeavingOut):
         offsets = pa.array(np.arange(len(texts) + 1) * NUM_HASHES, pa.int32())
         return pa.table(
             {
-                "key": train.table.column(self.key).take(pa.array(texts)).cast(pa.string()).combine_chunks(),
+                "key": one_array(train.table.column(self.key).take(pa.array(texts)).cast(pa.string())),
                 "signature": pa.ListArray.from_arrays(offsets, pa.array(signatures.reshape(-1))),
             }
         )
@@ -59,8 +60,8 @@ class NearDuplicates(LeavingOut):
 
     def fitted(self, statistics: pa.Table) -> Self:
         """The keys to leave out."""
-        keys = statistics.column("key").combine_chunks()
-        signatures = statistics.column("signature").combine_chunks().flatten().to_numpy().reshape(-1, NUM_HASHES)
+        keys = one_array(statistics.column("key"))
+        signatures = one_array(statistics.column("signature")).flatten().to_numpy().reshape(-1, NUM_HASHES)
         left_out = self._later_of_pairs(signatures)
         return self.with_state(pa.table({"key": keys.take(pa.array(sorted(left_out), pa.int64()))}))
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cluster.errors import DataError
+from jobs.features.arrays import one_array
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
@@ -67,7 +68,7 @@ class OneHot(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of float32."""
-        found = pc.index_in(table.column(self.column), self._values).combine_chunks()
+        found = one_array(pc.index_in(table.column(self.column), self._values))
         places = found.fill_null(len(self._values)).to_numpy()
         entries = np.zeros((table.num_rows, self.size), np.float32)
         has_entry = places < self.size
@@ -101,7 +102,7 @@ class OneHot(Step):
 
     @cached_property
     def _values(self) -> pa.Array:
-        return self.state().column("value").combine_chunks()
+        return one_array(self.state().column("value"))
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
 
+from jobs.features.arrays import one_array
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
@@ -71,7 +72,7 @@ class Ordinal(Step):
 
     @cached_property
     def _values(self) -> pa.Array:
-        return pa.array(self.order, pa.string()) if self.order else self.state().column("value").combine_chunks()
+        return pa.array(self.order, pa.string()) if self.order else one_array(self.state().column("value"))
 
     @cached_property
     def _places(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
 
@@ -40,7 +41,7 @@ class Rolling(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """float64."""
-        lists = table.column(self.column).combine_chunks()
+        lists = one_array(table.column(self.column))
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
         values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
         numbers, is_missing = self._of(values, lengths)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from jobs.features.arrays import one_array
+
 SECOND = 1
 """A seed: what has both hashes alike, that of 0 and this one, is taken for the same."""
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -24,7 +26,7 @@ def row_hashes(columns: Sequence[pa.ChunkedArray], seed: int = 0) -> np.ndarray:
     """
     hashes = np.full(len(columns[0]), _mix_one(seed), np.uint64)
     for column in columns:
-        hashes = _with_text(hashes, column.cast(pa.large_string()).combine_chunks())
+        hashes = _with_text(hashes, one_array(column.cast(pa.large_string())))
     return hashes
 
 

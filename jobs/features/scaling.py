@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from jobs.features.arrays import one_array
 from jobs.features.moments import merge_moments, moments, moments_table
 from jobs.features.quantiles import counts, counts_table, max_cells, merge_counts
 from jobs.features.split import TrainRows
@@ -61,7 +62,7 @@ class Scaling(Step):
 
     def statistics(self, train: TrainRows) -> pa.Table:
         """By `method` the moments, the least and greatest or the counts; for lists of each `group`."""
-        known = train.table.column(self.column).drop_null().combine_chunks()
+        known = one_array(train.table.column(self.column).drop_null())
         values = self._by_group(_matrix(known))
         if self.method == "standard":
             return _grouped([moments_table(of_group) for of_group in values])
@@ -92,7 +93,7 @@ class Scaling(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """float32, or lists of float32."""
-        column = table.column(self.column).combine_chunks()
+        column = one_array(table.column(self.column))
         known = column.drop_null()
         scaled = self._scaled(_matrix(known))
         values = pa.array(scaled.reshape(-1), pa.float32())

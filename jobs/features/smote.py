@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cluster.errors import DataError
+from jobs.features.arrays import one_array
 from jobs.features.row_hash import as_shares, row_hashes
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step, put
@@ -62,7 +63,7 @@ class Smote(Step):
     def statistics(self, train: TrainRows) -> pa.Table:
         """A row for each label, with how many rows and how many complete ones it has, and a sample of the latter."""
         table = train.table
-        labels = table.column(self.label).cast(pa.string()).combine_chunks()
+        labels = one_array(table.column(self.label).cast(pa.string()))
         numbers, hashes = self._numbers(table), row_hashes([table.column(self.key)])
         is_complete = ~np.isnan(numbers).any(axis=1)
         counts = pa.table(
@@ -130,7 +131,7 @@ class Smote(Step):
         base = np.repeat(np.arange(len(times)), times)
         ordinal = np.arange(len(base)) - np.repeat(np.cumsum(times) - times, times) + 1
         keys = pc.binary_join_element_wise(
-            table.column(self.key).take(pa.array(base)).cast(pa.string()).combine_chunks(),
+            one_array(table.column(self.key).take(pa.array(base)).cast(pa.string())),
             pa.array(ordinal).cast(pa.string()),
             "~",
         )
@@ -163,12 +164,12 @@ class Smote(Step):
 
     @cached_property
     def _hashes(self) -> np.ndarray:
-        hashes: np.ndarray = self.state().column("hashes").combine_chunks().flatten().to_numpy()
+        hashes: np.ndarray = one_array(self.state().column("hashes")).flatten().to_numpy()
         return hashes
 
     @cached_property
     def _sample(self) -> np.ndarray:
-        values: np.ndarray = self.state().column("values").combine_chunks().flatten().flatten().to_numpy()
+        values: np.ndarray = one_array(self.state().column("values")).flatten().flatten().to_numpy()
         return values.reshape(-1, len(self.columns))
 
     @cached_property
@@ -206,7 +207,7 @@ def _merged(parts: Sequence[pa.Table]) -> pa.Table:
     sums = rows.filter(pc.invert(is_sample)).group_by("label").aggregate([("count", "sum"), ("complete", "sum")])
     counts = sums.rename_columns({"count_sum": "count", "complete_sum": "complete"}).sort_by("label")
     sample = rows.filter(is_sample).sort_by([("label", "ascending"), ("hash", "ascending")])
-    ends = pc.run_end_encode(sample.column("label").combine_chunks()).run_ends.to_numpy()
+    ends = pc.run_end_encode(one_array(sample.column("label"))).run_ends.to_numpy()
     sizes = np.diff(ends, prepend=0)
     place = np.arange(sample.num_rows) - np.repeat(ends - sizes, sizes)
     sample = sample.filter(pa.array(place < MAX_SAMPLE))

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cluster.spec import Spec
+from jobs.features.arrays import one_array
 from jobs.features.row_hash import as_shares, row_hashes
 
 SPLITS = ("train", "valid", "test")
@@ -134,7 +135,7 @@ def _position_within(keys: pa.ChunkedArray | None, num_rows: int) -> np.ndarray:
 
     The first stands at 0, so that it trains even where there are too few rows for every split.
     """
-    ends = np.array([num_rows]) if keys is None else pc.run_end_encode(keys.combine_chunks()).run_ends.to_numpy()
+    ends = np.array([num_rows]) if keys is None else pc.run_end_encode(one_array(keys)).run_ends.to_numpy()
     sizes = np.diff(ends, prepend=0)
     starts = ends - sizes
     share: np.ndarray = (np.arange(num_rows) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)

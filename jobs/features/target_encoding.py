@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.row_hash import row_hashes
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step, put
@@ -82,7 +83,7 @@ class TargetEncoding(Step):
     def fitted(self, statistics: pa.Table) -> Self:
         """The step of these sums: each category's mean without each fold, and of all folds."""
         in_order = statistics.sort_by([(name, "ascending") for name in GROUPS])
-        values = in_order.column("value").combine_chunks().dictionary_encode()
+        values = one_array(in_order.column("value")).dictionary_encode()
         places = values.indices.fill_null(len(values.dictionary)).to_numpy()
         cells = places.astype(np.int64) * self.num_folds + in_order.column("fold").to_numpy()
         shape = (len(values.dictionary) + 1, self.num_folds)
@@ -97,8 +98,8 @@ class TargetEncoding(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """float64."""
-        column = table.column(self.column).combine_chunks()
-        values = self._state.column("value").combine_chunks().slice(0, len(self._state) - 1)
+        column = one_array(table.column(self.column))
+        values = one_array(self._state.column("value")).slice(0, len(self._state) - 1)
         places = pc.index_in(column, values).fill_null(len(values)).to_numpy()
         folds = np.full(table.num_rows, ALL)
         if SPLIT in table.column_names:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from cluster.errors import DataError
+from jobs.features.arrays import one_array
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
 from jobs.features.steps import step_of
@@ -170,7 +171,7 @@ class Transform:
 
     def counted(self, table: pa.Table) -> tuple[pa.Table, int, int]:
         """What `prepare` makes of the rows, and how many training rows steps left out and added."""
-        rows = _Rows(self._with_raw(table))
+        rows = _Rows(table, self._replaced(table))
         for step in self.steps:
             rows.change(step)
         return rows.table, rows.num_left_out, rows.num_added
@@ -192,8 +193,12 @@ class Transform:
             ]
         return "\n".join(lines)
 
+    def _replaced(self, table: pa.Table) -> set[str]:
+        """The columns that steps put others in the place of."""
+        return {name for step in self.steps for name in step.makes} & set(table.column_names)
+
     def _with_raw(self, table: pa.Table) -> pa.Table:
-        for name in sorted({name for step in self.steps for name in step.makes} & set(table.column_names)):
+        for name in sorted(self._replaced(table)):
             table = table.append_column(RAW + name, table.column(name))
         return table
 
@@ -229,8 +234,10 @@ class Transform:
 class _Rows:
     """A table that steps change one after another; rows that they leave out go when the next one needs to know."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, as_read: Iterable[str] = ()) -> None:
+        """`as_read` are columns that stay as `raw:<name>` once a step puts another in their place."""
         self._table = table
+        self._as_read = set(as_read)
         self._kept: pa.ChunkedArray | pa.Array | None = None
         self.num_left_out = 0
         self.num_added = 0
@@ -238,16 +245,22 @@ class _Rows:
     def change(self, step: Step) -> None:
         """Put in what the step makes, and note the training rows that it leaves out."""
         if not step.leaves_out:
-            self._table = step.apply(self.table)
+            self._table = self._applied(step, self.table)
             if step.adds:
                 added = step.added(self._table)
                 self._table = pa.concat_tables([self._table, added])
                 self.num_added += added.num_rows
             return
         kept = step.keeps(self._table)
-        self._table = step.apply(self._table)
+        self._table = self._applied(step, self._table)
         if kept is not None:
             self._kept = kept if self._kept is None else pc.and_(self._kept, kept)
+
+    def _applied(self, step: Step, table: pa.Table) -> pa.Table:
+        for name in sorted(self._as_read & set(step.makes)):  # no sooner: rows that are left out go from fewer columns
+            table = table.append_column(RAW + name, table.column(name))
+            self._as_read.remove(name)
+        return step.apply(table)
 
     @property
     def table(self) -> pa.Table:
@@ -272,7 +285,7 @@ def _plain(value: Any) -> str:
 
 def _as_one_row(table: pa.Table) -> pa.Array:
     structs = pa.StructArray.from_arrays(
-        [table.column(name).combine_chunks() for name in table.column_names], names=table.column_names
+        [one_array(table.column(name)) for name in table.column_names], names=table.column_names
     )
     return pa.LargeListArray.from_arrays(pa.array([0, len(structs)], pa.int64()), structs)
 

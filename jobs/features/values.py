@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from jobs.features.arrays import one_array
+
 ColumnKind = Literal["id", "number", "time", "text", "labels", "numbers", "image"]
 
 ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
@@ -41,7 +43,7 @@ def is_one_kind(given: ColumnKind, wanted: ColumnKind) -> bool:
 
 def plain(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece, dictionaries decoded, text trimmed and null where empty, moments in UTC."""
-    array = column.combine_chunks()
+    array = one_array(column)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_text(array.type):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import DataError
+from jobs.features.arrays import one_array
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
@@ -70,7 +71,7 @@ class Vector(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of float32."""
-        column = table.column(self.column).combine_chunks()
+        column = one_array(table.column(self.column))
         if not column.null_count and pc.all(pc.equal(pc.list_value_length(column), self.size)).as_py():
             return put(table, self.output, column)
         fits = pc.fill_null(pc.equal(pc.list_value_length(column), self.size), False).to_numpy(zero_copy_only=False)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from jobs.features.arrays import one_array
 from jobs.features.split import TrainRows
 from jobs.features.step import Step, put
 from jobs.features.values import ColumnKind
@@ -63,7 +64,7 @@ class Vocabulary(Step):
     @property
     def values(self) -> pa.Array:
         """What index 1, 2, ... stand for; empty until fitted."""
-        return self.state().column("value").combine_chunks() if self.state().num_columns else pa.array([], pa.string())
+        return one_array(self.state().column("value")) if self.state().num_columns else pa.array([], pa.string())
 
     @property
     def size(self) -> int:
@@ -77,7 +78,7 @@ class Vocabulary(Step):
 
 def count_values(column: pa.ChunkedArray) -> pa.Table:
     """How often each value is there: `value` string, null among them, and `count`."""
-    found = pc.value_counts(column.combine_chunks())
+    found = pc.value_counts(one_array(column))
     return pa.table({"value": found.field("values").cast(pa.string()), "count": found.field("counts")})
 
 

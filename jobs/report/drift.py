@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.column_profile import known_values
 from jobs.report.shown import number
 
@@ -69,7 +70,7 @@ def _of_text(train: pa.ChunkedArray, other: pa.ChunkedArray) -> tuple[tuple[str,
     top = found.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, NUM_CATEGORIES).column("value")
     rows = []
     for column in (train, other):
-        places = pc.fill_null(pc.index_in(known_values(column), value_set=top.combine_chunks()), len(top))
+        places = pc.fill_null(pc.index_in(known_values(column), value_set=one_array(top)), len(top))
         rows.append(np.bincount(places.to_numpy(zero_copy_only=False), minlength=len(top) + 1))
     return _with_missing([*top.to_pylist(), OTHERS], np.stack(rows), train, other)
 

@@ -4,6 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
+
 NUM_BINS = 64
 MAX_CLASSES = 100
 MIN_ROWS = 100
@@ -14,7 +16,7 @@ def auc(feature: pa.ChunkedArray, is_positive: np.ndarray) -> float:
     """The area under the ROC curve of a column of numbers for two classes, the better way round; missing counts as
     lowest. `is_positive` [rows] bool holds both.
     """
-    values = pc.fill_null(feature.combine_chunks().cast(pa.float64(), safe=False), -np.inf).to_numpy()
+    values = pc.fill_null(one_array(feature).cast(pa.float64(), safe=False), -np.inf).to_numpy()
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
     num_positive, num_negative = int(is_positive.sum()), int((~is_positive).sum())
@@ -44,7 +46,7 @@ def suspicion(feature: pa.ChunkedArray, label: pa.ChunkedArray) -> str | None:
     """Why a feature looks like the label; None where it does not, or where the sample does not suffice to say."""
     is_known = pc.is_valid(label)
     feature, label = feature.filter(is_known), label.filter(is_known)
-    encoded = pc.dictionary_encode(label.combine_chunks().cast(pa.string()))
+    encoded = pc.dictionary_encode(one_array(label).cast(pa.string()))
     num_classes = len(encoded.dictionary)
     if len(label) < MIN_ROWS or not 2 <= num_classes <= MAX_CLASSES or pa.types.is_nested(feature.type):
         return None
@@ -59,7 +61,7 @@ def suspicion(feature: pa.ChunkedArray, label: pa.ChunkedArray) -> str | None:
 
 def _places(feature: pa.ChunkedArray) -> np.ndarray:
     """Which value, or part of the range, each row has [rows] int64."""
-    column = feature.combine_chunks()
+    column = one_array(feature)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         values = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy()
         known = values[~np.isnan(values)]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cluster.errors import DataError
 from cluster.spec import Spec
+from jobs.features.arrays import one_array
 from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.step import Step
@@ -97,10 +98,10 @@ def steps(spec: RecommenderSpec) -> tuple[Step, ...]:
 def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
     """`items`: id, title and genres by item index, from 1 on; `history`: user, item, rating of the training rows."""
     known = pa.table({"item_id": _vocabulary(transform, "item").values})
-    found = pc.index_in(known.column("item_id"), items.column("item_id").combine_chunks())
+    found = pc.index_in(known.column("item_id"), one_array(items.column("item_id")))
     catalogue = known
     for name in ("title", "genres"):
-        catalogue = catalogue.append_column(name, items.column(name).combine_chunks().take(found))
+        catalogue = catalogue.append_column(name, one_array(items.column(name)).take(found))
     history = train().table.select(["user", "item", "rating"]).sort_by([("user", "ascending"), ("item", "ascending")])
     return {"items": catalogue, "history": history, "genres": _genres(catalogue)}
 
@@ -312,7 +313,7 @@ def _vocabulary(transform: Transform, output: str) -> Vocabulary:
 
 
 def _genres(catalogue: pa.Table) -> pa.Table:
-    labels = pc.unique(pc.list_flatten(catalogue.column("genres").combine_chunks()))
+    labels = pc.unique(pc.list_flatten(one_array(catalogue.column("genres"))))
     return pa.table({"genre": pa.array(sorted(label for label in labels.to_pylist() if label), pa.string())})
 
 

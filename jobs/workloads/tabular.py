@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from cluster.spec import Spec
+from jobs.features.arrays import one_array
 from jobs.features.columns import REASON, Column
 from jobs.features.scaling import Scaling
 from jobs.features.split import SPLIT, TrainRows
@@ -276,7 +277,7 @@ def _size(transform: Transform, name: str) -> int:
 
 def _vectors(rows: pa.Table) -> np.ndarray:
     """The lists of all columns of lists side by side [rows, entries], float32."""
-    lists = [rows.column(name).combine_chunks() for name in rows.column_names if name.startswith(VECTOR)]
+    lists = [one_array(rows.column(name)) for name in rows.column_names if name.startswith(VECTOR)]
     parts = [column.flatten().to_numpy().reshape(rows.num_rows, -1) for column in lists]
     return np.concatenate([np.empty((rows.num_rows, 0), np.float32), *parts], axis=1)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.features.arrays import one_array
 from jobs.features.bpe import NUM_BYTES, START
 from jobs.features.split import SPLIT
 from jobs.features.transform import RAW
@@ -39,7 +40,7 @@ def bytes_of(documents: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def tokens_of(documents: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """The `tokens` of every document, as a step made them of its text."""
-    tokens = documents.column("tokens").combine_chunks()
+    tokens = one_array(documents.column("tokens"))
     lengths = pc.fill_null(pc.list_value_length(tokens), 0).to_numpy(zero_copy_only=False)
     return tokens.flatten().to_numpy(zero_copy_only=False), lengths.astype(np.int64)
 
@@ -95,7 +96,7 @@ def windows(
 
 def token_matrix(rows: pa.Table) -> np.ndarray:
     """The column `tokens` [rows, tokens], of whatever integer type and list it is."""
-    flat: np.ndarray = rows.column("tokens").combine_chunks().flatten().to_numpy()
+    flat: np.ndarray = one_array(rows.column("tokens")).flatten().to_numpy()
     return flat.reshape(rows.num_rows, -1)
 
 

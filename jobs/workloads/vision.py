@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from cluster.spec import Spec
+from jobs.features.arrays import one_array
 from jobs.features.columns import Column
 from jobs.features.scaling import Scaling
 from jobs.features.split import TrainRows
@@ -164,7 +165,7 @@ def build(spec: VisionSpec, transform: Transform) -> Chain:
 
 def tensors(rows: pa.Table) -> Batch:
     """`pixels` [rows, channels * height * width] float32, scaled, and `class` [rows] int64, -1 where unknown."""
-    flat: np.ndarray = rows.column("pixels").combine_chunks().flatten().to_numpy()
+    flat: np.ndarray = one_array(rows.column("pixels")).flatten().to_numpy()
     return {
         "pixels": torch.tensor(flat).reshape(rows.num_rows, -1),
         "class": classification.classes(rows),
