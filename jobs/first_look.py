@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.blocks import Blocks
-from jobs.repeats import key_hashes
+from jobs.repeats import key_hashes, repeated
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,19 @@ class FirstLook:
     """What a first look at the good rows says."""
 
     num_rows: int
-    key_hashes: tuple[np.ndarray, ...]
-    """Of some rows each, in no particular order."""
+    repeated: np.ndarray
+    """Hashes of the keys that may be there more than once, in rising order [hashes] uint64."""
 
 
 def look_at(rows: Blocks, keys: tuple[str, ...]) -> FirstLook:
     """Read all rows once; with it the bad ones are in quarantine."""
 
-    def look(block: pa.Table, number: int) -> FirstLook:
-        return FirstLook(block.num_rows, (key_hashes(block, keys),))
+    def look(block: pa.Table, number: int) -> tuple[np.ndarray, ...]:
+        return (key_hashes(block, keys),)
 
-    return rows.collect("prepare: reading", look, _merged) or FirstLook(0, ())
+    hashes = rows.collect("prepare: reading", look, _together) or ()
+    return FirstLook(sum(map(len, hashes)), repeated(hashes))
 
 
-def _merged(parts: Sequence[FirstLook]) -> FirstLook:
-    return FirstLook(sum(part.num_rows for part in parts), tuple(h for part in parts for h in part.key_hashes))
+def _together(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(hashes for part in parts for hashes in part)

@@ -36,7 +36,7 @@ from jobs.prepared_files import Written, by_split, merge_written, write_block
 from jobs.raw import check_headers
 from jobs.raw_columns import describe_columns
 from jobs.raw_rows import Quarantine, RawTable, check_quarantine, good_rows, quarantined
-from jobs.repeats import losers, repeated
+from jobs.repeats import losers
 from jobs.report.files import PAGE, keys_of, local_page, raw_table, read_reasons, roles
 from jobs.report.files import write as write_report
 from jobs.report.report import RawTable as ToldTable
@@ -75,7 +75,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         bad = quarantined(tables["events"])
         check_quarantine(tables["events"], seen.num_rows, bad, spec.prepare.max_bad_fraction)
         staged = storage.stage(folder)
-        repeats = _repeats(rows, spec, seen.key_hashes)
+        repeats = _repeats(rows, spec, seen.repeated)
         prepare, keys = spec.prepare, event_keys(spec.workload)
         split = split_rows(rows, prepare.split, prepare.history, _time(spec), keys, repeats)
         transform = _fitted(split, transform_of(spec))
@@ -167,9 +167,8 @@ def _items(spec: RingSpec, tables: dict[str, RawTable], in_process: bool) -> tup
     return bad, rows
 
 
-def _repeats(rows: Blocks, spec: RingSpec, hashes: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+def _repeats(rows: Blocks, spec: RingSpec, candidates: np.ndarray) -> dict[int, np.ndarray]:
     """The places of rows whose key another row has, by the number of their block."""
-    candidates = repeated(hashes)
     if not len(candidates):
         return {}
     time = WORKLOADS[spec.workload.kind].time

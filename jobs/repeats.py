@@ -3,6 +3,7 @@
 What goes round is 8 bytes a row, a hash of its key; only of rows whose hash is there twice is more looked at.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from jobs.blocks import Blocks
 from jobs.features.row_hash import SECOND, row_hashes
 
 _FIRST_BITS = 22
-_SHARES = 4
+_SHARE_BITS = 3
 
 
 def key_hashes(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
@@ -22,15 +23,15 @@ def key_hashes(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
 
 
 def repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
-    """The hashes that are there more than once, in rising order."""
-    every = np.concatenate(hashes) if len(hashes) else np.array([], np.uint64)
-    with ThreadPoolExecutor() as threads:  # NumPy sorts without Python's lock
-        return np.concatenate(list(threads.map(lambda share: _repeated_of(every, share), range(_SHARES))))
+    """The hashes that are there more than once, in rising order. Besides them it holds a share for each CPU."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # NumPy works without Python's lock
+        return np.concatenate(list(threads.map(lambda share: _repeated_of(hashes, share), range(1 << _SHARE_BITS))))
 
 
-def _repeated_of(hashes: np.ndarray, share: int) -> np.ndarray:
-    """The same of one of _SHARES stretches of all hashes."""
-    own = hashes[hashes >> np.uint64(64 - _SHARES.bit_length() + 1) == share]
+def _repeated_of(hashes: Sequence[np.ndarray], share: int) -> np.ndarray:
+    """The same of those whose first bits are `share`."""
+    parts = [part[part >> np.uint64(64 - _SHARE_BITS) == share] for part in hashes]
+    own = np.concatenate([np.array([], np.uint64), *parts])
     own.sort()
     repeated: np.ndarray = np.unique(own[1:][own[1:] == own[:-1]])
     return repeated
