@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from cluster.command import run
+from cluster.cpu import numpy_environment
 from cluster.errors import ClusterError
 from cluster.local_proxy import write_program
 
@@ -53,6 +54,8 @@ def node_environment(num_cpus: int) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # Nothing leaves the machine unasked.
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Workers import NumPy before anything of ours.
+        **numpy_environment(),
     }
 
 
