@@ -202,7 +202,7 @@ def write_raw(folder: Path) -> None:
 
 def feeds_of(spec: RingSpec, storage: Storage, folder: str) -> dict[str, Epochs]:
     """Every feed by its name."""
-    split = open_split(storage, folder, "train")
+    split = open_split(storage, folder, "train", tabular.ties)
 
     def ours(shuffle_rows: int) -> Ours:
         stream = open_stream(split, 0, spec.train.model_copy(update={"shuffle_rows": shuffle_rows}), 0)

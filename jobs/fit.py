@@ -139,7 +139,7 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.devic
     )
     source = Source(
         int(storage.manifest(prepared)["num_rows"]["train"]),
-        rows or in_order(open_split(storage, prepared, "train"), spec.seed, spec.train.shuffle_rows),
+        rows or in_order(open_split(storage, prepared, "train", workload.ties), spec.seed, spec.train.shuffle_rows),
         workload.tensors,
         lambda generator: workload.draw(spec.workload, transform, generator),
         partition.sequence,

@@ -18,7 +18,7 @@ ENTRIES = b"entries"
 def as_bytes(rows: pa.Table) -> pa.Table:
     """The rows with every such column as bytes; a column with a gap, or with lists of several lengths, stays."""
     for place, field in enumerate(rows.schema):
-        if pa.types.is_list(field.type) and _is_number(field.type.value_type):
+        if _is_list(field.type) and _is_number(field.type.value_type):
             packed = _packed(one_array(rows.column(place)))
             if packed is not None:
                 metadata = {ENTRIES: str(field.type.value_type)}
@@ -27,7 +27,7 @@ def as_bytes(rows: pa.Table) -> pa.Table:
 
 
 def as_lists(rows: pa.Table) -> pa.Table:
-    """The inverse of `as_bytes`, without a copy of the entries."""
+    """The inverse of `as_bytes`, without a copy of the entries; what came as fixed-size lists comes back as lists."""
     for place, field in enumerate(rows.schema):
         entries = (field.metadata or {}).get(ENTRIES)
         if entries is not None:
@@ -35,6 +35,10 @@ def as_lists(rows: pa.Table) -> pa.Table:
             lists = pa.chunked_array([_unpacked(chunk, kind) for chunk in rows.column(place).chunks], _list_of(kind))
             rows = rows.set_column(place, field.name, lists)
     return rows
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -46,7 +50,7 @@ def _list_of(kind: pa.DataType) -> pa.ListType:
     return pa.list_(pa.field("element", kind))
 
 
-def _packed(lists: pa.ListArray) -> pa.FixedSizeBinaryArray | None:
+def _packed(lists: pa.ListArray | pa.FixedSizeListArray) -> pa.FixedSizeBinaryArray | None:
     """None where they cannot be."""
     if not len(lists) or lists.null_count:
         return None

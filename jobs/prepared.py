@@ -53,6 +53,8 @@ class Split:
 
     storage: Storage
     groups: tuple[RowGroup, ...]
+    unread: tuple[str, ...] = ()
+    """Columns that are left out."""
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -80,11 +82,12 @@ class Split:
     def _read(self, groups: list[RowGroup]) -> Iterator[pa.Table]:
         for path, of_file in groupby(groups, lambda group: group.path):
             with self.storage.open(path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-                yield as_lists(file.read_row_groups([group.number for group in of_file]))
+                columns = [name for name in file.schema_arrow.names if name not in self.unread]
+                yield as_lists(file.read_row_groups([group.number for group in of_file], columns))
 
 
-def open_split(storage: Storage, folder: str, split: str) -> Split:
-    """A split's rows by number; reads the footers of its files."""
+def open_split(storage: Storage, folder: str, split: str, unread: tuple[str, ...] = ()) -> Split:
+    """A split's rows by number, without the columns `unread`; reads the footers of its files."""
 
     def groups(path: str) -> list[RowGroup]:
         with storage.open(path) as file:
@@ -94,7 +97,7 @@ def open_split(storage: Storage, folder: str, split: str) -> Split:
 
     paths = sorted(info.path for info in storage.files(f"{folder}/{split}"))
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        return Split(storage, tuple(group for found in threads.map(groups, paths) for group in found))
+        return Split(storage, tuple(group for found in threads.map(groups, paths) for group in found), unread)
 
 
 def read_train(storage: Storage, folder: str, order: tuple[str, ...]) -> TrainRows:

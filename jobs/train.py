@@ -68,7 +68,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     why = why_new(storage, f"models/{spec.name}", inputs)
     checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
     if not _is_finished(checkpoints):
-        split = open_split(storage, prepared, "train")
+        split = open_split(storage, prepared, "train", WORKLOADS[spec.workload.kind].ties)
         check_window(split, spec.train)
         storage.check_shared()
         with connected():

@@ -21,7 +21,10 @@ from jobs.parallel.sample_order import EpochOrder, replica_rows, row_keys, step_
 from jobs.workloads.chain import Batch
 
 READ_AHEAD = 2
-"""Steps that wait ready."""
+"""Chunks that wait ready."""
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Of the rows of some steps, which become tensors together: of small steps that costs a fraction of one by one."""
+MAX_CHUNK_STEPS = 16
 POLL_S = 0.1
 
 
@@ -77,6 +80,10 @@ class StepRows:
     """How long training stood still for them."""
 
 
+_Chunk = list[StepRows] | Exception
+"""Neighbouring steps, or what kept them from being made."""
+
+
 class Feed:
     """The rows of one worker."""
 
@@ -98,50 +105,70 @@ class Feed:
 
     def epoch(self, epoch: int, first: int) -> Iterator[StepRows]:
         """The steps of an epoch from `first` on, in order."""
-        ready: Queue[StepRows | Exception] = Queue(READ_AHEAD)
+        ready: Queue[_Chunk] = Queue(READ_AHEAD)
         stopped = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(epoch, first, ready, stopped), daemon=True)
         reader.start()
         try:
-            for _ in range(first, self.steps_an_epoch):
+            num_left = self.steps_an_epoch - first
+            while num_left:
                 started = time.perf_counter()
-                rows = ready.get()
-                if isinstance(rows, Exception):
-                    raise rows
-                yield StepRows(rows.passes, rows.num_rows, time.perf_counter() - started)
+                chunk = ready.get()
+                if isinstance(chunk, Exception):
+                    raise chunk
+                waited_s = time.perf_counter() - started
+                for rows in chunk:
+                    yield StepRows(rows.passes, rows.num_rows, waited_s)
+                    waited_s = 0.0
+                num_left -= len(chunk)
         finally:
             stopped.set()
             reader.join()
 
-    def _read_ahead(
-        self, epoch: int, first: int, ready: "Queue[StepRows | Exception]", stopped: threading.Event
-    ) -> None:
+    def _read_ahead(self, epoch: int, first: int, ready: "Queue[_Chunk]", stopped: threading.Event) -> None:
         try:
-            batches = _in_batches(self._source.rows(epoch, first * self._batch_size), self._batch_size)
+            step = epoch * self.steps_an_epoch + first
             num_left = self.num_rows - first * self._batch_size
-            for number, batch in enumerate(batches, epoch * self.steps_an_epoch + first):
-                if batch.num_rows < min(self._batch_size, num_left):
-                    break
-                num_left -= batch.num_rows
-                if not _put(ready, self._step(batch, number), stopped):
+            for chunk in _in_chunks(self._source.rows(epoch, first * self._batch_size), self._batch_size):
+                # Too few for their last step, they are no end of an epoch.
+                rows = chunk if chunk.num_rows >= num_left else _whole_steps(chunk, self._batch_size)
+                steps = self._steps(rows, step)
+                if steps and not _put(ready, steps, stopped):
                     return
+                step, num_left = step + len(steps), num_left - rows.num_rows
+                if rows.num_rows < chunk.num_rows:
+                    break
             if num_left:
                 raise EOFError(f"epoch {epoch} has {self.num_rows} rows, {num_left} of them did not come")
         except Exception as error:  # raised again where the rows are wanted
             _put(ready, error, stopped)
 
-    def _step(self, batch: pa.Table, number: int) -> StepRows:
-        """This worker's part of the global batch of step `number`, counted over all epochs."""
-        layout = self._layout
-        places, weight = replica_rows(batch.num_rows, layout.replica(self._rank), layout.num_replicas, self._batch_size)
-        is_whole = np.array_equal(places, np.arange(batch.num_rows))  # then a copy would be for nothing
-        rows = self._source.tensors(batch if is_whole else batch.take(places))
-        rows |= {name: self._stretch(rows[name]) for name in self._source.sequence}
+    def _steps(self, rows: pa.Table, first: int) -> list[StepRows]:
+        """This worker's part of the global batches that `rows` hold, numbered over all epochs from `first` on."""
+        layout, size = self._layout, self._batch_size
+        replica = layout.replica(self._rank)
+        starts = range(0, rows.num_rows, size)
+        lengths = [min(size, rows.num_rows - start) for start in starts]
+        parts = [replica_rows(length, replica, layout.num_replicas, size) for length in lengths]
+        if not parts:
+            return []
+        taken = np.concatenate([start + places for start, (places, _) in zip(starts, parts, strict=True)])
+        is_whole = np.array_equal(taken, np.arange(rows.num_rows))  # then a copy would be for nothing
+        entries = self._source.tensors(rows if is_whole else rows.take(taken))
+        entries |= {name: self._stretch(entries[name]) for name in self._source.sequence}
+        of_steps = zip(*(values.split(len(parts[0][0])) for values in entries.values()), strict=True)
+        return [
+            self._step(dict(zip(entries, values, strict=True)), first + number, length, *parts[number])
+            for number, (values, length) in enumerate(zip(of_steps, lengths, strict=True))
+        ]
+
+    def _step(self, rows: Batch, number: int, length: int, places: np.ndarray, weight: np.ndarray) -> StepRows:
+        """This worker's rows of step `number`, whose global batch has `length`."""
         rows |= {"key": torch.from_numpy(row_keys(self._seed, number, places)), "weight": torch.from_numpy(weight)}
         drawn = self._source.draw(step_generator(self._seed, number, "draw"))
-        passes = zip(*(values.chunk(layout.accumulation) for values in rows.values()), strict=True)
+        passes = zip(*(values.chunk(self._layout.accumulation) for values in rows.values()), strict=True)
         return StepRows(
-            [self._on_device(dict(zip(rows, values, strict=True)) | drawn) for values in passes], batch.num_rows, 0.0
+            [self._on_device(dict(zip(rows, values, strict=True)) | drawn) for values in passes], length, 0.0
         )
 
     def _stretch(self, values: Tensor) -> Tensor:
@@ -154,24 +181,34 @@ class Feed:
         return {name: values.pin_memory().to(self._device, non_blocking=True) for name, values in rows.items()}
 
 
-def _in_batches(tables: Iterator[pa.Table], batch_size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `batch_size`; the last one has what is left."""
+def _in_chunks(tables: Iterator[pa.Table], batch_size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of whole batches, few enough to be a chunk; the last one has what is left."""
     rest = None
     for table in tables:
         rows = table if rest is None else pa.concat_tables([rest, table])
-        num_whole = rows.num_rows - rows.num_rows % batch_size
-        for start in range(0, num_whole, batch_size):
-            yield rows.slice(start, batch_size)
-        rest = rows.slice(num_whole) if num_whole < rows.num_rows else None
+        whole = _whole_steps(rows, batch_size)
+        length = batch_size * _steps_a_chunk(rows, batch_size)
+        for start in range(0, whole.num_rows, length):
+            yield whole.slice(start, length)
+        rest = rows.slice(whole.num_rows) if whole.num_rows < rows.num_rows else None
     if rest is not None:
         yield rest
 
 
-def _put(ready: "Queue[StepRows | Exception]", rows: StepRows | Exception, stopped: threading.Event) -> bool:
+def _whole_steps(rows: pa.Table, batch_size: int) -> pa.Table:
+    return rows.slice(0, rows.num_rows - rows.num_rows % batch_size)
+
+
+def _steps_a_chunk(rows: pa.Table, batch_size: int) -> int:
+    batch_bytes = int(rows.nbytes * batch_size / max(rows.num_rows, 1))
+    return max(1, min(MAX_CHUNK_STEPS, CHUNK_BYTES // max(batch_bytes, 1)))
+
+
+def _put(ready: "Queue[_Chunk]", steps: _Chunk, stopped: threading.Event) -> bool:
     """Whether there was room before the reader was stopped."""
     while not stopped.is_set():
         try:
-            ready.put(rows, timeout=POLL_S)
+            ready.put(steps, timeout=POLL_S)
         except Full:
             continue
         return True

@@ -74,7 +74,7 @@ class Workload(Protocol[S, O]):
         """The untrained model; draws its weights from torch's global generator."""
 
     def tensors(self, rows: pa.Table, /) -> Batch:
-        """Transformed rows as tensors, one entry a row, for the model and the loss.
+        """Transformed rows as tensors, one entry a row, for the model and the loss; the columns `ties` are not read.
 
         In training the feed adds `key` [rows] int64, a number of each row's own in this step, for `RowDropout`.
         """

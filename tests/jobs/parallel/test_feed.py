@@ -13,10 +13,21 @@ from torch import Generator, Tensor
 
 from cluster.layout import AXES, Layout
 from jobs.parallel import sample_order
-from jobs.parallel.feed import READ_AHEAD, Feed, Numbered, Rows, Source, StepRows, in_order
+from jobs.parallel.feed import (
+    MAX_CHUNK_STEPS,
+    READ_AHEAD,
+    Feed,
+    Numbered,
+    Rows,
+    Source,
+    StepRows,
+    in_order,
+)
 from jobs.parallel.sample_order import EpochOrder
 
 CPU = torch.device("cpu")
+BYTES_A_ROW = 8
+"""Of `table`."""
 LENGTH = 12
 """Positions of a row, which any context of the tests divides."""
 SEED = 5
@@ -322,15 +333,35 @@ def test_an_error_in_the_reader_is_raised_where_its_rows_are_wanted() -> None:
         list(alone(given, 6).epoch(0, 0))
 
 
-def test_an_error_in_making_tensors_is_raised_where_its_rows_are_wanted() -> None:
+def test_an_error_in_making_tensors_is_raised_where_its_table_is_wanted() -> None:
+    def rows(epoch: int, place: int) -> Iterator[pa.Table]:
+        yield from (table(100).slice(start, 8) for start in range(place, 100, 8))
+
     def failing(rows: pa.Table) -> dict[str, Tensor]:
-        if gone in numbers_of(rows):
-            raise ValueError(f"row {gone} is no number")
+        if 9 in numbers_of(rows):
+            raise ValueError("row 9 is no number")
         return tensors(rows)
 
-    gone = visited(100, 0)[2 * 4]
-    given = replace(source(100), tensors=failing)
-    assert_fails(alone(given, 4).epoch(0, 0), [4, 4], ValueError, f"row {gone} is no number")
+    given = replace(source(100, rows), tensors=failing)
+    assert_fails(alone(given, 4).epoch(0, 0), [4, 4], ValueError, "row 9 is no number")
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(4, MAX_CHUNK_STEPS), (128, 4), (1024, 1)])
+def test_small_steps_are_made_together_and_large_ones_alone(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, most: int
+) -> None:
+    def counted(rows: pa.Table) -> dict[str, Tensor]:
+        lengths.append(rows.num_rows)
+        return tensors(rows)
+
+    monkeypatch.setattr("jobs.parallel.feed.CHUNK_BYTES", 128 * 4 * BYTES_A_ROW)
+    lengths: list[int] = []
+    num_rows = 20 * batch_size + 3
+    given = Source(num_rows, lambda epoch, place: iter([table(num_rows).slice(place)]), counted, draw)
+    steps = list(alone(given, batch_size).epoch(0, 0))
+    assert [step.num_rows for step in steps] == [batch_size] * 20 + [3]
+    assert max(lengths) == most * batch_size
+    assert sum(lengths) == 21 * batch_size  # the last step is filled up with rows of weight 0
 
 
 @pytest.mark.parametrize("num_given", [0, 7, 8, 12, 16, 18])
