@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from hdfs_native import Client, FileReader, FileWriter, WriteOptions
 from hdfs_native.fsspec import HdfsFileSystem
 from pyarrow import fs
 
+from cluster.hadoop import HonestFiles, first_line, place_of, remote_error
 from cluster.retrying import patiently
 
 SETTINGS = {
@@ -23,8 +23,6 @@ SETTINGS = {
     "dfs.client.socket-timeout": "20000",
 }
 REMOTE_ERROR = re.compile(r'RPCError\("(?:[\w.]*\.)?([\w$]+)", "((?:[^"\\]|\\.)*)')
-AWAY = ("SafeModeException", "RetriableException", "StandbyException")
-NO_DATA_NODE = "could only be replicated to 0 nodes"
 AWAY_KINDS = ("DataTransferError", "OperationFailed", "BlocksNotFound", "InternalError", "InvalidRPCResponse")
 
 Result = TypeVar("Result")
@@ -36,16 +34,11 @@ def open_hdfs(uri: str) -> tuple[fs.PyFileSystem, str]:
     Raises:
         ValueError: the URI is not of that form.
     """
-    place, _, path = uri.removeprefix("hdfs://").partition("/")
-    parts = urlsplit(f"hdfs://{place}")
-    if not parts.hostname:
-        raise ValueError("it names no host: hdfs://host:port/folder")
-    if parts.username is not None:
-        raise ValueError("the user is set by HADOOP_USER_NAME, not in the URI")
-    return fs.PyFileSystem(fs.FSSpecHandler(_Files(parts.hostname, parts.port, **SETTINGS))), f"/{unquote(path)}"
+    host, port, path = place_of(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(_Files(host, port, **SETTINGS))), path
 
 
-class _Files(HdfsFileSystem):
+class _Files(HonestFiles, HdfsFileSystem):
     """hdfs-native's filesystem, which takes `?` and `#` in a path for parts of a URI and tells no time of change."""
 
     cachable = False  # processes that are forked would share a connection
@@ -58,30 +51,9 @@ class _Files(HdfsFileSystem):
     def _strip_protocol(cls, path: str) -> str:
         return path.rstrip("/") or "/"
 
-    def move_whole(self, source: str, target: str, overwrite: bool) -> None:
-        """Give a file or folder another name, at once; `overwrite` puts a file in the place of another.
-
-        Raises:
-            FileExistsError: something is there, and is not to be overwritten.
-        """
-        try:
-            patiently(lambda: self.client.rename(source, target, overwrite))
-        except FileNotFoundError:
-            self.client.get_file_info(target)  # it is there: sent twice, since no answer came to the first
-
-    def isfile(self, path: str) -> bool:
-        """Unlike fsspec's own it does not take a server that is away for a file that is missing."""
-        return self._kind(path) == "file"
-
-    def isdir(self, path: str) -> bool:
-        """See `isfile`."""
-        return self._kind(path) == "directory"
-
-    def _kind(self, path: str) -> str | None:
-        try:
-            return str(self.info(path)["type"])
-        except FileNotFoundError:
-            return None
+    def rename_once(self, source: str, target: str, overwrite: bool) -> None:
+        """See `HonestFiles.move_whole`."""
+        self.client.rename(source, target, overwrite)
 
     def _convert_file_status(self, file_status: Any) -> dict[str, Any]:
         return {**super()._convert_file_status(file_status), "mtime": file_status.modification_time / 1000}
@@ -105,7 +77,7 @@ class _Client(Client):
     def mkdirs(self, path: str, permission: int = 0o755, create_parent: bool = False) -> None:
         _repeatable(lambda: super(_Client, self).mkdirs(path, permission, create_parent))
 
-    def move_whole(self, src: str, dst: str, overwrite: bool = False) -> None:
+    def rename(self, src: str, dst: str, overwrite: bool = False) -> None:
         with _told():
             super().rename(src, dst, overwrite)
 
@@ -151,7 +123,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
-        raise type(error)(_first_line(str(error))) from None
+        raise type(error)(first_line(str(error))) from None
     except (OSError, RuntimeError) as error:
         raise _plain(error) from None
 
@@ -160,15 +132,7 @@ def _plain(error: OSError | RuntimeError) -> OSError:
     text = str(error)
     remote = REMOTE_ERROR.match(text)
     if remote:
-        kind, message = remote[1], _first_line(remote[2].replace('\\"', '"'))
-        if kind == "AccessControlException":
-            return PermissionError(message)
-        away = kind in AWAY or NO_DATA_NODE in message
-        return ConnectionError(message) if away else OSError(f"{kind}: {message}")
+        return remote_error(remote[1], remote[2].replace('\\"', '"'))
     if isinstance(error, OSError) or text.startswith(AWAY_KINDS):
-        return ConnectionError(_first_line(text).partition(": [DatanodeInfo")[0])
-    return OSError(_first_line(text))
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0].partition("\\n")[0]
+        return ConnectionError(first_line(text).partition(": [DatanodeInfo")[0])
+    return OSError(first_line(text))

@@ -31,18 +31,25 @@ from cluster.patient_file import open_patiently
 from cluster.retrying import patience, patient
 from cluster.s3 import open_s3, without_keys
 from cluster.storage_faults import explained
+from cluster.webhdfs import open_webhdfs
 
 MANIFEST = "manifest.json"
 STAGED = ".staged"
 """On object storage, where nothing is renamed, the file that tells a folder in the making from any other."""
 CHECK_PATIENCE_S = 10.0
-OPEN = {"file": fs.FileSystem.from_uri, "s3": open_s3, "hdfs": open_hdfs, "memory": open_memory}
+OPEN = {
+    "file": fs.FileSystem.from_uri,
+    "s3": open_s3,
+    "hdfs": open_hdfs,
+    "webhdfs": open_webhdfs,
+    "memory": open_memory,
+}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One storage by its URI: a local path (`~` allowed), `file://`, `s3://bucket/prefix`, `hdfs://host:port/folder`
-    or `memory://name`, which only this process sees.
+    """One storage by its URI: a local path (`~` allowed), `file://`, `s3://bucket/prefix`, `hdfs://host:port/folder`,
+    `webhdfs://host:port/folder` or `memory://name`, which only this process sees.
 
     Paths given to its methods are relative to that URI, with forward slashes.
     Pickles as the URI alone: each process builds its own filesystem, so no credential travels.
@@ -63,7 +70,7 @@ class Storage:
         kind, separator, _ = self.uri.partition("://")
         opened = OPEN.get(kind if separator else "file")
         if opened is None:
-            known = "a path, s3://, hdfs:// or memory://"
+            known = "a path, s3://, hdfs://, webhdfs:// or memory://"
             raise StorageError(f"storage '{self.uri}': kind '{kind}' is unknown; give {known}")
         try:
             filesystem, root = opened(self.uri)

@@ -1,20 +1,24 @@
 """Hadoop's NameNode and DataNode for tests: the jars that PySpark's last release with HDFS servers carries.
 
-    python -m tests.hadoop      fetch them now (220 MB, once; 27 MB are kept) and print the folder
+    python -m tests.hadoop      fetch them now (220 MB, once; 28 MB are kept) and print the folders
 
-They stay in `~/.cache/rayline`, or below XDG_CACHE_HOME.
+Their WebHDFS needs Jersey 1 besides, which Debian has (1 MB; nothing is installed). All stay in `~/.cache/rayline`, or
+below XDG_CACHE_HOME.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 PACKAGE = "pyspark==2.4.8"
 SHA256 = "3a19b71b8dc8dd91ebc943604a05e1ab01bce052456d42937035632d852d78dc"
-FOLDER = "hadoop-2.7.3"
+FOLDER = "hadoop-2.7.3-http"
+WEB_FOLDER = "jersey-1.19.3"
 JARS = (
     *("hadoop-annotations-2", "hadoop-auth-2", "hadoop-common-2", "hadoop-hdfs-2", "htrace-core-3", "leveldbjni-all-1"),
     *("commons-cli-1", "commons-codec-1", "commons-collections-3", "commons-configuration-1", "commons-io-2"),
@@ -30,7 +34,9 @@ JARS = (
         "protobuf-java-2",
     ),
     *("slf4j-api-1", "slf4j-log4j12-1", "xercesImpl-2", "xmlenc-0"),
+    *("activation-1", "httpclient-4", "httpcore-4", "jaxb-api-2"),
 )
+WEB_PACKAGES = ("libjersey1-core-java", "libjersey1-server-java", "libjersey1-servlet-java", "libjsr311-api-java")
 
 
 def jars() -> Path:
@@ -39,16 +45,41 @@ def jars() -> Path:
     Raises:
         RuntimeError: the package cannot be had.
     """
+    return _kept(FOLDER, lambda scratch, target: _unpack(_download(scratch), target))
+
+
+def web_jars() -> Path | None:
+    """The folder with the jars that WebHDFS needs besides; None where there is no Debian to fetch them from."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return None
+    try:
+        return _kept(WEB_FOLDER, _fetch_packages)
+    except subprocess.CalledProcessError:
+        return None
+
+
+def _kept(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """A folder in the cache; if it is not there yet, `make` fills it, with a scratch folder at hand."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayline"
-    folder = cache / FOLDER
+    folder = cache / name
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=cache, prefix=".hadoop-") as scratch:
-            unpacked = Path(scratch) / FOLDER
-            _unpack(_download(Path(scratch)), unpacked)
+        with TemporaryDirectory(dir=cache, prefix=".fetching-") as scratch:
+            made = Path(scratch) / name
+            made.mkdir()
+            make(Path(scratch), made)
             if not folder.is_dir():  # another run may have been first
-                unpacked.rename(folder)
+                made.rename(folder)
     return folder
+
+
+def _fetch_packages(scratch: Path, target: Path) -> None:
+    subprocess.run(["apt-get", "download", *WEB_PACKAGES], cwd=scratch, check=True, capture_output=True)
+    for package in scratch.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, scratch / "unpacked"], check=True, capture_output=True)
+    for jar in (scratch / "unpacked/usr/share/java").glob("*.jar"):
+        if not jar.is_symlink():
+            jar.rename(target / jar.name)
 
 
 def _download(scratch: Path) -> Path:
@@ -64,7 +95,6 @@ def _download(scratch: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    target.mkdir()
     with tarfile.open(archive) as packed:
         for member in packed:
             name = Path(member.name).name
@@ -77,4 +107,4 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(jars())
+    print(jars(), web_jars())

@@ -18,7 +18,7 @@ import pytest
 from cluster.environment import free_ports
 from cluster.processes import dying_with_parent
 from cluster.storage import Storage
-from tests.hadoop import jars
+from tests.hadoop import jars, web_jars
 
 HOST = "127.0.0.1"
 USER = "tester"
@@ -50,9 +50,12 @@ class HdfsServer:
     web_port: int
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def storage(self, name: str) -> Storage:
-        """A storage of its own for a test."""
-        return Storage(f"hdfs://{HOST}:{self.port}/ring/{name}")
+    def storage(self, name: str, kind: str = "hdfs") -> Storage:
+        """A storage of its own for a test, `hdfs` or `webhdfs`."""
+        if kind == "webhdfs" and not web_jars():
+            pytest.skip("WebHDFS needs Jersey 1, which cannot be had here: apt-get update, on Debian")
+        port = {"hdfs": self.port, "webhdfs": self.web_port}[kind]
+        return Storage(f"{kind}://{HOST}:{port}/ring/{kind}-{name}")
 
     def start(self, program: str, after_s: float = 0.0) -> None:
         """Start the NameNode or the DataNode, now or so much later; returns at once."""
@@ -99,7 +102,9 @@ def java(program: str, folder: Path, *arguments: str) -> list[str]:
     found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if found is None:
         pytest.skip("HDFS needs Java, which is not installed here: apt-get install openjdk-17-jre-headless")
-    return [found, *JAVA_OPTIONS, "-cp", f"{folder}/conf:{folder}/web:{jars()}/*", program, *arguments]
+    classes = [f"{folder}/conf", f"{folder}/web", *(f"{found_in}/*" for found_in in (web_jars(), jars()) if found_in)]
+    scratch = f"-Djava.io.tmpdir={folder}"
+    return [found, *JAVA_OPTIONS, scratch, "-cp", ":".join(classes), program, *arguments]
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +151,7 @@ def configure(server: HdfsServer) -> None:
         "dfs.datanode.address": f"{HOST}:{transfer}",
         "dfs.datanode.ipc.address": f"{HOST}:{transfer_ipc}",
         "dfs.datanode.http.address": f"{HOST}:{data}",
-        "dfs.webhdfs.enabled": "false",
+        "dfs.webhdfs.enabled": "true" if web_jars() else "false",
     }
     conf = server.folder / "conf"
     conf.mkdir()

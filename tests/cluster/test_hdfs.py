@@ -1,4 +1,4 @@
-"""Storage on a real HDFS."""
+"""Storage on a real HDFS, by its own protocol and over HTTP."""
 
 import os
 import pickle
@@ -22,9 +22,18 @@ from tests.hdfs import DATA_NODE, NAME_NODE, HdfsServer
 NUM_FILES = 3  # each takes half a second to be closed
 
 
+KINDS = ("hdfs", "webhdfs")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of URI."""
+    return str(request.param)
+
+
 @pytest.fixture
-def storage(hdfs: HdfsServer, request: pytest.FixtureRequest) -> Storage:
-    return hdfs.storage(request.node.originalname)
+def storage(hdfs: HdfsServer, kind: str, request: pytest.FixtureRequest) -> Storage:
+    return hdfs.storage(request.node.originalname, kind)
 
 
 @pytest.fixture
@@ -100,7 +109,9 @@ def test_of_many_creators_of_one_file_exactly_one_wins(storage: Storage) -> None
 
 @pytest.mark.services
 @pytest.mark.parametrize("name", ["with space", "ünïcode", "per%20cent", "q?m=1#x;y"])
-def test_any_name_can_be_read_and_listed(storage: Storage, name: str) -> None:
+def test_any_name_can_be_read_and_listed(storage: Storage, kind: str, name: str) -> None:
+    if kind == "webhdfs" and "%" in name:
+        pytest.skip("the DataNodes of Hadoop 2 decode a name twice")
     storage.write(f"raw/{name}/file {name}", b"x")
     assert storage.read(f"raw/{name}/file {name}") == b"x"
     assert visible(storage, f"raw/{name}") == [f"/file {name}"]

@@ -219,7 +219,8 @@ def test_a_storage_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_of_storage_is_refused() -> None:
     with pytest.raises(
-        StorageError, match="storage 'ftp://x/y': kind 'ftp' is unknown; give a path, s3://, hdfs:// or memory://"
+        StorageError,
+        match="storage 'ftp://x/y': kind 'ftp' is unknown; give a path, s3://, hdfs://, webhdfs:// or memory://",
     ):
         Storage("ftp://x/y").check_writable()
 

@@ -438,8 +438,9 @@ def test_training_rows_that_steps_leave_out_are_counted(ring: Ring) -> None:
 
 
 @pytest.mark.services
-def test_rows_on_hdfs_are_prepared_to_the_same_files_as_on_a_disk(hdfs: HdfsServer, ring: Ring) -> None:
-    on_hdfs = hdfs.storage("prepare")
+@pytest.mark.parametrize("kind", ["hdfs", "webhdfs"])
+def test_rows_on_hdfs_are_prepared_to_the_same_files_as_on_a_disk(hdfs: HdfsServer, ring: Ring, kind: str) -> None:
+    on_hdfs = hdfs.storage("prepare", kind)
     write_raw(on_hdfs, rating_lines())
     written = []
     for storage in (ring.storage, on_hdfs):
