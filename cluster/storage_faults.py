@@ -13,6 +13,7 @@ WRONG_KEYS = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_SIGNATURE|SignatureDoesNotMatch|InvalidAccessKeyId|HTTP status 403"
 )
 NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|NoSuchBucket|[Bb]ucket '?[^' ]*'? (not found|does not exist)")
+UNKEPT = re.compile(r"^a DataNode kept .* bytes$")
 QUOTA = re.compile(r"(?:NS|DS|)QuotaExceeded|quota .* is exceeded")
 FULL = {
     errno.ENOSPC: "there is no space left on its disk",
@@ -57,6 +58,8 @@ def fault(error: OSError) -> str | None:
         )
     if QUOTA.search(text):
         return f"cannot be written: its quota is used up ({text}). Raise the quota, or remove what is not needed"
+    if UNKEPT.search(text):
+        return f"cannot be written: its quota is used up or its disks are full ({text}). Raise the quota, or free some"
     if NO_BUCKET.search(text):
         return "cannot be used: there is no such bucket. Make it, or name one that is there: storage=s3://BUCKET/PREFIX"
     if "AWS Error" in text and WRONG_KEYS.search(text):

@@ -7,6 +7,7 @@ tells errors apart in their text alone. Here each is an OSError of one line, and
 
 import getpass
 import os
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +24,8 @@ TIMEOUT_S = (5, 60)
 """For a connection, and for each piece of an answer."""
 WRITE_BYTES = 16 * 1024 * 1024
 """What is held of a file that is written, and sent at once."""
+CLOSED_WITHIN_S = 5.0
+"""How long a DataNode may take to close a file that it has all of."""
 BYTES = {"content-type": "application/octet-stream"}
 
 
@@ -133,7 +136,17 @@ class _File(WebHDFile):  # type: ignore[misc]  # fsspec has no types
         asked = self.fs._call(op, method, self.path, redirect=False, **how)  # it would send the content in vain
         self.fs.sent(method, asked.headers["Location"], data=self.buffer.getvalue(), headers=BYTES)
         self.is_made = True
+        self._check_kept(self.offset + self.buffer.tell())
         return True
+
+    def _check_kept(self, num_bytes: int) -> None:
+        """Raise OSError unless the file has so many bytes: a DataNode says yes before it has closed the file, and says
+        nothing of a quota or a disk that was in the way."""
+        ends = time.monotonic() + CLOSED_WITHIN_S
+        while (kept := self.fs.info(self.path)["size"]) != num_bytes:
+            if time.monotonic() > ends:
+                raise OSError(f"a DataNode kept {kept:,} of {num_bytes:,} bytes")
+            time.sleep(CLOSED_WITHIN_S / 50)
 
 
 def _with_time(info: dict[str, Any]) -> dict[str, Any]:

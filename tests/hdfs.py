@@ -26,6 +26,7 @@ SUPERUSER = "hdfs"
 START_TIMEOUT_S = 60
 NAME_NODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 DATA_NODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
+ADMIN = "org.apache.hadoop.hdfs.tools.DFSAdmin"
 PACKAGES = ("java.lang", "java.lang.reflect", "java.nio", "sun.nio.ch", "java.io", "java.util", "java.net")
 JAVA_OPTIONS = (
     *("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"),
@@ -56,6 +57,12 @@ class HdfsServer:
             pytest.skip("WebHDFS needs Jersey 1, which cannot be had here: apt-get update, on Debian")
         port = {"hdfs": self.port, "webhdfs": self.web_port}[kind]
         return Storage(f"{kind}://{HOST}:{port}/ring/{kind}-{name}")
+
+    def limit(self, storage: Storage, num_bytes: int) -> None:
+        """Let a storage hold so many bytes and no more, counted by whole blocks."""
+        storage.filesystem.create_dir(storage.path(""), recursive=True)
+        command = java(ADMIN, self.folder, "-setSpaceQuota", str(num_bytes), storage.path(""))
+        subprocess.run(command, env={**os.environ, "HADOOP_USER_NAME": SUPERUSER}, check=True, capture_output=True)
 
     def start(self, program: str, after_s: float = 0.0) -> None:
         """Start the NameNode or the DataNode, now or so much later; returns at once."""

@@ -165,6 +165,14 @@ def test_what_is_missing_or_denied_is_told_in_one_line(hdfs: HdfsServer, storage
 
 
 @pytest.mark.services
+def test_a_quota_that_is_used_up_is_told_with_the_way_out(hdfs: HdfsServer, storage: Storage) -> None:
+    hdfs.limit(storage, 1000)
+    with pytest.raises(StorageError, match=r"its quota is used up .*\(.*\)\. Raise the quota") as told:
+        storage.write("raw/a", b"x" * 2000)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.services
 def test_the_user_is_the_one_of_hadoop_user_name(hdfs: HdfsServer, storage: Storage) -> None:
     storage.check_writable()
     with pytest.MonkeyPatch.context() as patch:

@@ -52,6 +52,7 @@ def test_a_limit_on_files_is_told(tmp_path: Path) -> None:
     [
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "its disk quota is used up"),
         (OSError("DSQuotaExceededException: The DiskSpace quota of /ring is exceeded"), "its quota is used up"),
+        (OSError("a DataNode kept 0 of 2,000 bytes"), "its quota is used up or its disks are full (a DataNode kept 0"),
         (FileNotFoundError(errno.ENOENT, "raw/a"), None),
         (OSError("AWS Error NETWORK_CONNECTION during HeadObject"), None),
     ],
