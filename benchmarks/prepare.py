@@ -39,6 +39,8 @@ LEVELS = (5, 12, 20, 40, 8)
 """Different values of each category."""
 RAYLINE, SLOW = "rayline", ("ray preprocessors",)
 TIMEOUT_S = 1800
+MEDIAN_ERROR = 1e-5
+"""What a scaled number may be off by where a gap was filled: Rayline's medians are of 131,072 cells, others' exact."""
 TABLE = Path(__file__).with_suffix(".md")
 
 
@@ -156,7 +158,7 @@ def all_splits(raw: Path, made: Path, target: Path) -> None:
 
 def differences(ours: Path, theirs: Path) -> str:
     """What is not the same in two results."""
-    told = []
+    told, furthest = [], 0.0
     for name in SPLITS:
         one, other = _ordered(_of_rayline(ours / name)), _ordered(_of_others(theirs / name))
         if not one.column("id").equals(other.column("id")):
@@ -167,11 +169,13 @@ def differences(ours: Path, theirs: Path) -> str:
         apart = [_apart(one.column(c), other.column(c)) for c in NUMBERS]
         hot = [c for c in other.column_names if "=" in c]
         unlike = sum(pc.sum(pc.not_equal(one.column(c), other.column(c))).as_py() or 0 for c in hot)
-        if max(apart) > 1e-6 or unlike:
-            told.append(
-                f"{name}: scaled numbers differ by up to {max(apart):.1g}, one-hot entries in {unlike:,} places"
-            )
-    return "; ".join(told) or "equal (scaled numbers to single precision, all rows and one-hot entries)"
+        furthest = max(furthest, *apart)
+        if furthest > MEDIAN_ERROR or unlike:
+            told.append(f"{name}: scaled numbers differ by up to {furthest:.1g}, one-hot entries in {unlike:,} places")
+    return "; ".join(told) or (
+        f"equal: all rows and one-hot entries, and scaled numbers to {furthest:.0e}, within the error of a median of "
+        "131,072 cells"
+    )
 
 
 def _apart(one: pa.ChunkedArray, other: pa.ChunkedArray) -> float:
