@@ -115,21 +115,31 @@ def attend(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Raises:
         ClusterError: there is no such command.
     """
-    try:
-        child = subprocess.Popen(command, env=environment)
-    except OSError as error:
-        raise ClusterError(f"command '{command[0]}' cannot be run: {error.strerror}") from None
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    def leave_alone(number: int, frame: FrameType | None) -> None:
+        """Unlike SIG_IGN it is not inherited by the command."""
 
     # The terminal sends Ctrl-C to both; twice would cut short the command's own clean-up.
-    on_interrupt = signal.SIG_IGN if sys.stdin.isatty() else forward
+    on_interrupt = leave_alone if sys.stdin.isatty() else forward
     previous = {
         number: signal.signal(number, handler)
         for number, handler in ((signal.SIGINT, on_interrupt), (signal.SIGTERM, forward), (signal.SIGHUP, forward))
     }
     try:
+        try:
+            child = subprocess.Popen(command, env=environment)
+        except OSError as error:
+            raise ClusterError(f"command '{command[0]}' cannot be run: {error.strerror}") from None
+        for number in early:  # it may be asked to stop before it is known here
+            child.send_signal(number)
         code = child.wait()
     finally:
         for number, handler in previous.items():

@@ -125,3 +125,13 @@ def test_a_signal_reaches_the_attended_command_which_ends_in_its_own_time(number
     outer.send_signal(number)
     assert outer.stdout.read() == b"stopped\n"
     assert outer.wait() == 3
+
+
+def test_a_signal_that_comes_before_the_command_is_known_reaches_it_too() -> None:
+    code = (
+        "import os; from cluster.processes import attend\n"
+        "command = ['/bin/sh', '-c', 'kill -TERM $PPID; exec sleep 60']\n"
+        "print({attend(command, os.environ) for _ in range(20)})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("{143}\n", 0)
