@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from cluster.errors import SpecError, nearest
 from cluster.layout import Layout
+from cluster.placement import PlacementSpec
 from cluster.spec import Spec, load
 from jobs.features.checks import CheckSpec, checked
 from jobs.features.columns import REASON, Column
@@ -161,6 +162,7 @@ class RingSpec(Spec):
     prepare: PrepareSpec = PrepareSpec()
     workload: WorkloadSpec
     layout: Layout = Layout()
+    placement: PlacementSpec = PlacementSpec()
     tune: TuneSpec = TuneSpec()
     train: TrainSpec
     serving: ServingSpec = ServingSpec()

@@ -17,13 +17,15 @@ from typing import Any
 import ray.train
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from cluster.command import run as run_command
 from cluster.environment import applied
-from cluster.errors import ClusterError, SpecError
+from cluster.errors import SpecError
 from cluster.lifecycle import connected
+from cluster.placement import Demand
 from cluster.registry import CHAMPION, Registry
+from cluster.reservation import PlacedTrainer, check_room
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs import version
@@ -140,7 +142,10 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkpoints: Checkpoints) -> None:
     on_gpu = _takes_gpus(spec)
     steps = checkpoints.steps()
-    _check_devices(spec, on_gpu)
+    demand = _demand(spec, on_gpu)
+    wait = check_room(spec.layout, demand)
+    if wait:
+        print(f"train: waiting; {wait}", flush=True)
     settings = {
         "spec": dump(spec),
         "storage": storage.uri,
@@ -149,14 +154,14 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkp
         "rows": open_stream(split, spec.seed, spec.train, steps[-1] if steps else 0),
     }
     with applied(TRAIN_ENVIRONMENT), _interrupt_restored(), TemporaryDirectory() as scratch:
-        TorchTrainer(
+        PlacedTrainer(
+            spec.layout,
+            demand,
             train_on_worker,
             train_loop_config=settings,
-            torch_config=TorchConfig(backend=BACKENDS if on_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            torch_config=TorchConfig(backend=_backend(spec, on_gpu), timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
-                num_workers=spec.layout.num_workers,
-                use_gpu=on_gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+                num_workers=spec.layout.num_workers, use_gpu=on_gpu, resources_per_worker=dict(demand.each)
             ),
             run_config=RunConfig(
                 name=f"train-{spec.name}",
@@ -183,31 +188,35 @@ def _takes_gpus(spec: RingSpec) -> bool:
     """Whether the workers train on GPUs.
 
     Raises:
-        SpecError: the precision needs one.
+        SpecError: the precision, or the kind of GPU that is asked for, needs one.
     """
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    on_gpu = spec.train.device == "gpu" or (spec.train.device == "auto" and num_gpus >= spec.layout.num_workers)
-    if spec.layout.precision == "fp16" and not on_gpu:
+    num_gpus, needed = ray.cluster_resources().get("GPU", 0), spec.layout.num_workers * spec.placement.gpus_per_worker
+    on_gpu = spec.train.device == "gpu" or (spec.train.device == "auto" and num_gpus >= needed)
+    gpu_type = spec.placement.gpu_type
+    if not on_gpu and (spec.layout.precision == "fp16" or gpu_type):
+        key, way_out = (
+            ("layout.precision=fp16", "give layout.precision=bf16 or fp32")
+            if spec.layout.precision == "fp16"
+            else (f"placement.gpu_type={gpu_type}", "leave it out")
+        )
         raise SpecError(
-            f"layout.precision=fp16 needs a GPU for each of {spec.layout.num_workers} workers, train.device="
-            f"{spec.train.device} and the cluster has {num_gpus}; give layout.precision=bf16 or fp32"
+            f"{key} needs a GPU for each of {spec.layout.num_workers} workers, train.device={spec.train.device} "
+            f"and the cluster has {num_gpus:g}; {way_out}"
         )
     return on_gpu
 
 
-def _check_devices(spec: RingSpec, on_gpu: bool) -> None:
-    """Raise ClusterError where the workers would wait for ever; say so where they have to wait for others."""
-    unit = "GPU" if on_gpu else "CPU"
-    there = int(ray.cluster_resources().get(unit, 0))
-    needed = spec.layout.num_workers
-    if needed > there:
-        raise ClusterError(
-            f"layout {spec.layout.line()} needs {needed} {unit}s, one a worker; the cluster has {there}. "
-            f"Lower an axis, or add nodes"
-        )
-    free = int(ray.available_resources().get(unit, 0))
-    if needed > free:
-        print(f"train: waiting for {needed} {unit}s, {free} are free now", flush=True)
+def _demand(spec: RingSpec, on_gpu: bool) -> Demand:
+    """What each worker needs."""
+    given = spec.placement
+    if not on_gpu:
+        return Demand({"CPU": given.cpus_per_worker})
+    return Demand({"CPU": given.cpus_per_worker, "GPU": given.gpus_per_worker}, given.gpu_type)
+
+
+def _backend(spec: RingSpec, on_gpu: bool) -> str:
+    """Workers that share a GPU cannot speak by NCCL."""
+    return "gloo" if not on_gpu or spec.placement.gpus_per_worker < 1 else BACKENDS
 
 
 def _is_finished(checkpoints: Checkpoints) -> bool:

@@ -236,7 +236,9 @@ def test_an_unknown_metric_names_the_nearest(ring: Ring) -> None:
 
 @pytest.mark.ray
 def test_more_workers_than_the_cluster_has_are_refused(cluster: Cluster, prepared_ring: Ring) -> None:
-    with pytest.raises(ClusterError, match=r"replicate=64 needs 64 CPUs, one a worker; the cluster has 6"):
+    with pytest.raises(
+        ClusterError, match=r"replicate=64 needs 64 workers of 1 CPU, 64 CPUs in all; 6 are there on 1 nodes"
+    ):
         train.run(prepared_ring.spec("layout.replicate=64"), prepared_ring.storage)
 
 

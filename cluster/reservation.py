@@ -1,0 +1,142 @@
+"""A placement in Ray: the only file that turns one into reserved resources and ranked workers.
+
+Ray Train packs workers one by one, and ranks those of a node by its address, so it splits tensor groups, and takes
+several nodes of one machine for one. Here a gang of workers that must share a node is one bundle of the reservation,
+each bundle is pinned to the node that `cluster.placement` chose, and ranks follow the bundles. What is overridden is
+private to Ray 2.60; `tests/cluster/test_reservation.py` fails where it moves.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+from unittest.mock import patch
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import DistributedContext
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+from ray.train.v2.api import data_parallel_trainer
+from ray.util.placement_group import placement_group
+
+from cluster.layout import Layout
+from cluster.placement import Demand, Node, OccupiedError, place
+
+DOMAIN_LABEL = "ray.io/gpu-domain"
+NODE_LABEL = "ray.io/node-id"
+GPU_TYPE = "accelerator_type:"
+
+
+def inventory() -> list[Node]:
+    """Every node that is alive, with what it has and what is free now."""
+    untyped: Any = ray
+    free = available_resources_per_node()
+    return [
+        Node(
+            str(node["NodeID"]),
+            node["Resources"],
+            free.get(node["NodeID"], {}),
+            next((name.removeprefix(GPU_TYPE) for name in node["Resources"] if name.startswith(GPU_TYPE)), ""),
+            node["Labels"].get(DOMAIN_LABEL, ""),
+        )
+        for node in untyped.nodes()
+        if node["Alive"]
+    ]
+
+
+def check_room(layout: Layout, demand: Demand) -> str | None:
+    """What the workers would have to wait for; None where there is room for them now.
+
+    Raises:
+        InfeasibleError: they would wait for ever.
+    """
+    try:
+        place(layout, demand, inventory())
+    except OccupiedError as error:
+        return str(error)
+    return None
+
+
+class PlacedTrainer(TorchTrainer):
+    """Ray Train's trainer for the workers of a layout, each where `place` says."""
+
+    def __init__(self, layout: Layout, demand: Demand, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._controller_class = _controller_class(layout, demand)
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        with patch.object(data_parallel_trainer, "TrainController", self._controller_class):
+            return super()._initialize_and_run_controller(**options)  # type: ignore[misc]  # absent from Ray's stub
+
+
+def _controller_class(layout: Layout, demand: Demand) -> type[TrainController]:
+    """With a group of workers of this layout's own: Ray takes classes where it should take arguments."""
+
+    class Placed(_PlacedWorkers):
+        gang = layout.tensor
+
+        def reserve(self) -> Any:
+            return _reserved(layout, demand)
+
+    class Controller(TrainController):
+        worker_group_cls = Placed
+
+    return Controller
+
+
+class _PlacedWorkers(WorkerGroup):
+    """Workers whose placement is found anew for each start, so a node that is gone is not waited for."""
+
+    gang: int
+
+    def reserve(self) -> Any:
+        raise NotImplementedError
+
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
+        return DefaultPlacementGroupHandle(self.reserve())
+
+    def _create_workers(self, num_workers: int, *arguments: Any, **options: Any) -> list[Any]:
+        options["placement_group_bundle_indices"] = [worker // self.gang for worker in range(num_workers)]
+        return _ranked(super()._create_workers(num_workers, *arguments, **options))
+
+
+def _reserved(layout: Layout, demand: Demand) -> Any:
+    """The placement group with a bundle a gang, where there is room now; else wherever Ray finds some first.
+
+    Raises:
+        InfeasibleError: there will be none, whoever ends.
+    """
+    gang = {unit: amount * layout.tensor for unit, amount in demand.each.items()}
+    bundles = [gang] * (layout.num_workers // layout.tensor)
+    try:
+        nodes = place(layout, demand, inventory()).gang_nodes
+    except OccupiedError:
+        kind = {"ray.io/accelerator-type": demand.gpu_type} if demand.gpu_type else {}
+        return placement_group(bundles, "PACK", bundle_label_selector=[kind] * len(bundles) if kind else None)
+    return placement_group(bundles, "PACK", bundle_label_selector=[{NODE_LABEL: node} for node in nodes])
+
+
+def _ranked(workers: Sequence[Any]) -> list[Any]:
+    """In the order of their bundles, those of a node side by side, and of a bundle by GPU; told so by node."""
+    by_bundle = sorted(workers, key=lambda worker: (worker.placement_group_bundle_index, _lowest_gpu(worker)))
+    nodes = list(dict.fromkeys(worker.metadata.node_id for worker in by_bundle))
+    ranked = sorted(by_bundle, key=lambda worker: nodes.index(worker.metadata.node_id))
+    place_of = dict[str, int]()
+    size_of = {node: len(list(peers)) for node, peers in groupby(ranked, lambda worker: worker.metadata.node_id)}
+    for rank, worker in enumerate(ranked):
+        node = worker.metadata.node_id
+        local_rank = place_of[node] = place_of.get(node, -1) + 1
+        worker.distributed_context = DistributedContext(
+            world_rank=rank,
+            world_size=len(ranked),
+            local_rank=local_rank,
+            local_world_size=size_of[node],
+            node_rank=nodes.index(node),
+        )
+    return ranked
+
+
+def _lowest_gpu(worker: Any) -> int:
+    return min((int(gpu) for gpu in worker.metadata.accelerator_ids.get("GPU", [])), default=0)
