@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from jobs.spec import OptimizerSpec, TrainSpec
 
@@ -17,31 +17,39 @@ LAST_SHARE = 0.01
 
 def build_optimizer(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> Optimizer:
     """The optimizer of a spec; the schedule sets its learning rate before each step."""
-    rate, decay = spec.learning_rate, spec.weight_decay
-    groups = _alike(parameters)
+    rate = spec.learning_rate
+    groups = _alike(spec, parameters)
     match spec.name:
         case "adamw":
-            return AdamW(groups, lr=rate, weight_decay=decay)
+            return AdamW(groups, lr=rate)
         case "adam":
-            return Adam(groups, lr=rate, weight_decay=decay)
+            return Adam(groups, lr=rate)
+        case "rmsprop":
+            return RMSprop(groups, lr=rate)
         case "sgd":
-            return SGD(groups, lr=rate, weight_decay=decay, momentum=spec.momentum)
+            return SGD(groups, lr=rate, momentum=spec.momentum)
 
 
-def _alike(parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Parameters by the mesh they lie on: an optimizer moves those of a group together, which have to lie alike."""
-    groups: dict[object, list[Tensor]] = defaultdict(list)
+def _alike(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Parameters that decay alike, by the mesh they lie on: an optimizer moves those of a group together, which have
+    to lie alike."""
+    groups: dict[tuple[object, float], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
-        groups[parameter.device_mesh if isinstance(parameter, DTensor) else None].append(parameter)
-    return [{"params": group} for group in groups.values()]
+        decay = spec.weight_decay if spec.decays == "all" or parameter.ndim > 1 else 0.0
+        groups[parameter.device_mesh if isinstance(parameter, DTensor) else None, decay].append(parameter)
+    return [{"params": group, "weight_decay": decay} for (_, decay), group in groups.items()]
 
 
 def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
     """The learning rate of a step: a pure function, so a resumed run needs no schedule state.
 
-    `cosine` falls to 0 along half a period (Loshchilov and Hutter, 2017), `exponential` by a constant factor a step.
+    It rises through the warm-up, whose last step has the full rate. Then `linear` falls to 0 in equal parts, `cosine`
+    along half a period (Loshchilov and Hutter, 2017), and `exponential` falls by a constant factor a step.
     """
-    share = step / max(num_steps, 1)
+    num_rising = round(spec.warmup * num_steps)
+    if step < num_rising:
+        return spec.optimizer.learning_rate * (step + 1) / num_rising
+    share = (step - num_rising) / max(num_steps - num_rising, 1)
     match spec.schedule:
         case "constant":
             factor = 1.0
@@ -49,6 +57,8 @@ def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
             factor = 0.5 * (1 + math.cos(math.pi * share))
         case "exponential":
             factor = LAST_SHARE**share
+        case "linear":
+            factor = 1 - share
     return spec.optimizer.learning_rate * factor
 
 

@@ -58,9 +58,12 @@ class PrepareSpec(Spec):
 class OptimizerSpec(Spec):
     """How the weights are moved."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    """`sgd` with a `batch_size` of all rows, and `accumulation` to bound the memory, is full-batch gradient descent."""
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
+    decays: Literal["all", "matrices"] = "all"
+    """What weight decay pulls to 0: every weight, or only those of two dims and more, so no biases and no norms."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of `sgd`; the others have their own."""
 
@@ -84,8 +87,10 @@ class TrainSpec(Spec):
     shuffle_rows: int = Field(131_072, ge=1)
     """Rows that are shuffled together, and so are in memory at a time."""
     optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    """Of the learning rate, over all steps."""
+    schedule: Literal["constant", "cosine", "exponential", "linear"] = "cosine"
+    """Of the learning rate, over all steps after the warm-up."""
+    warmup: float = Field(0, ge=0, lt=1)
+    """The share of all steps in which the learning rate first rises to its full height, in equal parts."""
     max_gradient_norm: float | None = Field(None, gt=0)
     """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

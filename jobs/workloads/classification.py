@@ -38,14 +38,15 @@ def classes(rows: pa.Table) -> Tensor:
     return torch.from_numpy(rows.column(CLASS).to_numpy().astype(np.int64) - 1)
 
 
-def cross_entropy(logits: Tensor, actual: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, actual: Tensor, label_smoothing: float) -> Tensor:
     """The loss of each row in nats [rows], float32.
 
     Args:
         logits: [rows, classes].
         actual: classes [rows], int64.
+        label_smoothing: the share of each row that is wanted of all classes alike (Szegedy et al., 2016).
     """
-    return F.cross_entropy(logits.float(), actual, reduction="none", ignore_index=-1)
+    return F.cross_entropy(logits.float(), actual, reduction="none", ignore_index=-1, label_smoothing=label_smoothing)
 
 
 @torch.no_grad()

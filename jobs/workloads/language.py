@@ -62,6 +62,8 @@ class LanguageSpec(TransformerSpec):
     """`bpe` learns `vocabulary_size` tokens on the training documents; they are fewer where these say too little."""
     packing: bool = False
     """Whether documents follow each other in a row, instead of each filling up its last row."""
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    """In training, the share of each position that is wanted of all tokens alike."""
 
     @model_validator(mode="after")
     def _has_targets(self) -> "LanguageSpec":
@@ -171,7 +173,11 @@ def loss(spec: LanguageSpec, outputs: Tensor, batch: Batch) -> Tensor:
         batch: `target` [rows, positions] and `num_targets` [rows].
     """
     each = F.cross_entropy(
-        outputs.float().flatten(0, 1), batch["target"].flatten(), ignore_index=IGNORED, reduction="none"
+        outputs.float().flatten(0, 1),
+        batch["target"].flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+        label_smoothing=spec.label_smoothing,
     )
     return each.view_as(batch["target"]).sum(1) / batch["num_targets"]
 

@@ -61,6 +61,8 @@ class TabularSpec(Spec):
     """Inside each block."""
     num_layers: int = Field(2, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    """In training, the share of each row that is wanted of all classes alike."""
 
     @model_validator(mode="after")
     def _names_columns(self) -> "TabularSpec":
@@ -246,7 +248,7 @@ def draw(spec: TabularSpec, transform: Transform, generator: Generator) -> Batch
 
 def loss(spec: TabularSpec, outputs: Tensor, batch: Batch) -> Tensor:
     """Cross entropy of the row's class [rows]."""
-    return classification.cross_entropy(outputs, batch["class"])
+    return classification.cross_entropy(outputs, batch["class"], spec.label_smoothing)
 
 
 def evaluate(spec: TabularSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:

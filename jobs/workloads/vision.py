@@ -49,6 +49,8 @@ class VisionSpec(Spec):
     """Numbers a pixel: 1 is grey, 3 are colours."""
     block_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 16, 32, 32), min_length=1)
     """The output channels of each block; one that has more than the block before halves height and width."""
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    """In training, the share of each row that is wanted of all classes alike."""
 
 
 def event_columns(spec: VisionSpec) -> tuple[Column, ...]:
@@ -179,7 +181,7 @@ def draw(spec: VisionSpec, transform: Transform, generator: Generator) -> Batch:
 
 def loss(spec: VisionSpec, outputs: Tensor, batch: Batch) -> Tensor:
     """Cross entropy of the row's class [rows]."""
-    return classification.cross_entropy(outputs, batch["class"])
+    return classification.cross_entropy(outputs, batch["class"], spec.label_smoothing)
 
 
 def evaluate(spec: VisionSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, LRScheduler
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from jobs.optimization import build_optimizer, learning_rate, set_learning_rate
@@ -16,13 +16,13 @@ RATE = 0.3
 NUM_STEPS = 40
 
 
-def train_spec(schedule: str) -> TrainSpec:
-    stopping = EarlyStoppingSpec(metric="rmse")
-    return TrainSpec(schedule=schedule, optimizer=OptimizerSpec(learning_rate=RATE), early_stopping=stopping)
+def train_spec(schedule: str, warmup: float = 0) -> TrainSpec:
+    stopping, optimizer = EarlyStoppingSpec(metric="rmse"), OptimizerSpec(learning_rate=RATE)
+    return TrainSpec(schedule=schedule, warmup=warmup, optimizer=optimizer, early_stopping=stopping)
 
 
-def rates_of(schedule: str) -> list[float]:
-    return [learning_rate(train_spec(schedule), step, NUM_STEPS) for step in range(NUM_STEPS + 1)]
+def rates_of(schedule: str, warmup: float = 0) -> list[float]:
+    return [learning_rate(train_spec(schedule, warmup), step, NUM_STEPS) for step in range(NUM_STEPS + 1)]
 
 
 def rates_of_torch(kind: type[LRScheduler], **settings: float) -> list[float]:
@@ -75,7 +75,21 @@ def test_exponential_is_that_of_torch() -> None:
     assert rates_of("exponential") == pytest.approx(rates_of_torch(ExponentialLR, gamma=0.01 ** (1 / NUM_STEPS)))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential"])
+def test_linear_is_that_of_torch() -> None:
+    settings = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": NUM_STEPS}
+    assert rates_of("linear") == pytest.approx(rates_of_torch(LinearLR, **settings), abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential", "linear"])
+def test_a_warm_up_rises_in_equal_parts_and_the_schedule_follows_over_what_is_left(schedule: str) -> None:
+    rates = rates_of(schedule, warmup=0.25)
+    num_rising = NUM_STEPS // 4
+    assert rates[:num_rising] == pytest.approx([RATE * (step + 1) / num_rising for step in range(num_rising)])
+    after = [learning_rate(train_spec(schedule), step, NUM_STEPS - num_rising) for step in range(31)]
+    assert rates[num_rising:] == pytest.approx(after)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential", "linear"])
 def test_a_run_of_one_step_takes_the_first_rate(schedule: str) -> None:
     assert learning_rate(train_spec(schedule), 0, 1) == RATE
 
@@ -85,6 +99,11 @@ def test_a_run_of_one_step_takes_the_first_rate(schedule: str) -> None:
     [
         (OptimizerSpec(name="adamw", learning_rate=0.1, weight_decay=0.3), torch.optim.AdamW, {"weight_decay": 0.3}),
         (OptimizerSpec(name="adam", learning_rate=0.1, weight_decay=0.3), torch.optim.Adam, {"weight_decay": 0.3}),
+        (
+            OptimizerSpec(name="rmsprop", learning_rate=0.1, weight_decay=0.3),
+            torch.optim.RMSprop,
+            {"weight_decay": 0.3},
+        ),
         (
             OptimizerSpec(name="sgd", learning_rate=0.1, weight_decay=0.3, momentum=0.5),
             torch.optim.SGD,
@@ -97,6 +116,18 @@ def test_each_name_moves_a_point_as_torchs_own_optimizer(
 ) -> None:
     ours, theirs = (torch.zeros(3, requires_grad=True) for _ in range(2))
     assert path_of(build_optimizer(spec, [ours]), ours) == path_of(kind([theirs], lr=0.1, **settings), theirs)
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop", "sgd"])
+def test_where_matrices_alone_decay_a_bias_is_pulled_nowhere(name: str) -> None:
+    matrix, bias = torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)
+    spec = OptimizerSpec(name=name, learning_rate=0.1, weight_decay=0.3, decays="matrices")  # type: ignore[arg-type]
+    optimizer = build_optimizer(spec, [bias, matrix])
+    for weight in matrix, bias:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert bias.tolist() == [1, 1]
+    assert matrix.max() < 1
 
 
 def test_a_step_of_sgd_follows_the_rate_that_was_set() -> None:
@@ -123,7 +154,7 @@ def _one_of_four_workers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_of_four_workers")
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop", "sgd"])
 def test_weights_on_different_meshes_and_on_none_are_moved_together(name: str) -> None:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))
     places = (None, mesh["shard"], None, mesh["tensor"], mesh, mesh["shard"])

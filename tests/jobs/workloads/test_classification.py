@@ -60,10 +60,13 @@ def test_a_label_that_training_did_not_show_is_wrong_and_costs_as_much_as_the_le
     assert found["log_loss"] == pytest.approx((2 * -np.log(1e-15) + np.log(2)) / 3)
 
 
-def test_the_loss_of_a_row_is_the_negative_logarithm_of_its_class_share() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_a_row_is_the_negative_logarithm_of_its_class_share(smoothing: float) -> None:
+    """Smoothed, a part of it is the mean of all classes'."""
     logits, actual = torch.randn(6, 3, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 0, 1, 2])
-    expected = [-float(row.float().softmax(0)[place].log()) for row, place in zip(logits, actual, strict=True)]
-    losses = classification.cross_entropy(logits, actual)
+    each = -logits.float().log_softmax(1)
+    expected = ((1 - smoothing) * each[torch.arange(6), actual] + smoothing * each.mean(1)).tolist()
+    losses = classification.cross_entropy(logits, actual, smoothing)
     assert losses.dtype == torch.float32
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 

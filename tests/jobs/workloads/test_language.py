@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from cluster.errors import DataError, SpecError
 from cluster.spec import check, dump, parse
@@ -126,13 +125,15 @@ def test_tensors_are_inputs_targets_and_places() -> None:
     ]
 
 
-def test_a_rows_loss_is_the_mean_over_its_real_targets() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_rows_loss_is_the_mean_over_its_real_targets(smoothing: float) -> None:
     batch = language.tensors(rows_of(*TEXTS))
     logits = model_of()(batch)
-    losses = language.loss(SPEC, logits, batch)
+    losses = language.loss(SPEC.model_copy(update={"label_smoothing": smoothing}), logits, batch)
     for row, targets in enumerate(batch["target"]):
         num = int((targets != IGNORED).sum())
-        expected = F.cross_entropy(logits[row, :num].double(), targets[:num])
+        each = -logits[row, :num].double().log_softmax(1)
+        expected = (1 - smoothing) * each[torch.arange(num), targets[:num]].mean() + smoothing * each.mean()
         assert losses[row].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses.dtype == language.loss(SPEC, logits.bfloat16(), batch).dtype == torch.float32
 
