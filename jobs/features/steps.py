@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter
 from jobs.features.bag_of_words import BagOfWords
 from jobs.features.bins import Bins
 from jobs.features.bpe import Bpe
+from jobs.features.class_weight import ClassWeight
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
 from jobs.features.duplicates import Duplicates
@@ -34,6 +35,7 @@ StepSpec = Annotated[
     BagOfWords
     | Bins
     | Bpe
+    | ClassWeight
     | Compare
     | Complete
     | Duplicates

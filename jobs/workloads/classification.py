@@ -1,6 +1,7 @@
 """What the workloads that name a row's class share: class numbers, loss, metrics, the simplest baseline, answers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jobs.features.class_weight import ClassWeight
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
@@ -15,6 +17,8 @@ from jobs.workloads.chain import Batch
 
 CLASS = "class"
 """The output of the label's vocabulary: 1 for the most frequent label, 0 for one that training did not show."""
+CLASS_WEIGHT = "class_weight"
+"""The output of the step of that name, in rows and in batches; there only where classes are to count alike."""
 PREDICTED, PROBABILITIES = "predicted", "probabilities"
 """What golden rows hold of the model's answer."""
 METRICS: Sequence[str] = ("accuracy", "log_loss")
@@ -23,6 +27,11 @@ ROWS_AT_ONCE = 512
 """Predicted together, so that what lies between the layers fits in memory."""
 LEAST_PROBABILITY = 1e-15
 """What a class counts as that was given less, or that training did not show; else one row could cost infinitely."""
+
+
+def weighing(class_weights: Literal["alike", "balanced"], label: str) -> tuple[ClassWeight, ...]:
+    """The steps that weigh rows by their class."""
+    return (ClassWeight(column=label, output=CLASS_WEIGHT),) if class_weights == "balanced" else ()
 
 
 def labels(transform: Transform) -> list[str]:
@@ -38,15 +47,25 @@ def classes(rows: pa.Table) -> Tensor:
     return torch.from_numpy(rows.column(CLASS).to_numpy().astype(np.int64) - 1)
 
 
-def cross_entropy(logits: Tensor, actual: Tensor, label_smoothing: float) -> Tensor:
+def weights(rows: pa.Table) -> Batch:
+    """What `cross_entropy` weighs rows by: `class_weight` [rows] float32, or nothing where all count alike."""
+    if CLASS_WEIGHT not in rows.column_names:
+        return {}
+    return {CLASS_WEIGHT: torch.from_numpy(rows.column(CLASS_WEIGHT).to_numpy().astype(np.float32))}
+
+
+def cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     """The loss of each row in nats [rows], float32.
 
     Args:
         logits: [rows, classes].
-        actual: classes [rows], int64.
+        batch: `class` [rows], int64, and `class_weight` [rows] where classes are to count alike.
         label_smoothing: the share of each row that is wanted of all classes alike (Szegedy et al., 2016).
     """
-    return F.cross_entropy(logits.float(), actual, reduction="none", ignore_index=-1, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(
+        logits.float(), batch[CLASS], reduction="none", ignore_index=-1, label_smoothing=label_smoothing
+    )
+    return losses * batch[CLASS_WEIGHT] if CLASS_WEIGHT in batch else losses
 
 
 @torch.no_grad()

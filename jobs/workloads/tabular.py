@@ -63,6 +63,8 @@ class TabularSpec(Spec):
     dropout: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each row that is wanted of all classes alike."""
+    class_weights: Literal["alike", "balanced"] = "alike"
+    """Whether every row counts alike in training, or every class."""
 
     @model_validator(mode="after")
     def _names_columns(self) -> "TabularSpec":
@@ -111,6 +113,7 @@ def steps(spec: TabularSpec) -> tuple[Step, ...]:
         *(Vocabulary(column=name, output=CATEGORY + name) for name in spec.categorical),
         *(Vector(column=name, output=VECTOR + name) for name in spec.vectors),
         Vocabulary(column=spec.label, output=classification.CLASS),
+        *classification.weighing(spec.class_weights, spec.label),
     )
 
 
@@ -184,7 +187,8 @@ class Head(nn.Module):
 def trains_on(spec: TabularSpec) -> tuple[str, ...]:
     """What the model sees of a row, and what it is to say."""
     made = ((NUMBER, spec.numeric), (CATEGORY, spec.categorical), (VECTOR, spec.vectors))
-    return (ID, classification.CLASS, *(prefix + name for prefix, names in made for name in names))
+    named = (prefix + name for prefix, names in made for name in names)
+    return (ID, classification.CLASS, classification.CLASS_WEIGHT, *named)
 
 
 def partition(spec: TabularSpec) -> Partition:
@@ -238,6 +242,7 @@ def tensors(rows: pa.Table) -> Batch:
         "vectors": torch.from_numpy(_vectors(rows)),
         "categories": torch.from_numpy(_matrix(rows, CATEGORY, np.int64)),
         "class": classification.classes(rows),
+        **classification.weights(rows),
     }
 
 
@@ -248,7 +253,7 @@ def draw(spec: TabularSpec, transform: Transform, generator: Generator) -> Batch
 
 def loss(spec: TabularSpec, outputs: Tensor, batch: Batch) -> Tensor:
     """Cross entropy of the row's class [rows]."""
-    return classification.cross_entropy(outputs, batch["class"], spec.label_smoothing)
+    return classification.cross_entropy(outputs, batch, spec.label_smoothing)
 
 
 def evaluate(spec: TabularSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:

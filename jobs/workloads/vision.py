@@ -51,6 +51,8 @@ class VisionSpec(Spec):
     """The output channels of each block; one that has more than the block before halves height and width."""
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each row that is wanted of all classes alike."""
+    class_weights: Literal["alike", "balanced"] = "alike"
+    """Whether every row counts alike in training, or every class."""
 
 
 def event_columns(spec: VisionSpec) -> tuple[Column, ...]:
@@ -74,8 +76,10 @@ def unfold(spec: VisionSpec, events: pa.Table) -> pa.Table:
 
 def steps(spec: VisionSpec) -> tuple[Step, ...]:
     """Each channel is scaled; the labels of the training rows get an index each."""
-    return Scaling(column="image", output="pixels", groups=spec.channels, of_lists=True), Vocabulary(
-        column="label", output=classification.CLASS
+    return (
+        Scaling(column="image", output="pixels", groups=spec.channels, of_lists=True),
+        Vocabulary(column="label", output=classification.CLASS),
+        *classification.weighing(spec.class_weights, "label"),
     )
 
 
@@ -171,6 +175,7 @@ def tensors(rows: pa.Table) -> Batch:
     return {
         "pixels": torch.tensor(flat).reshape(rows.num_rows, -1),
         "class": classification.classes(rows),
+        **classification.weights(rows),
     }
 
 
@@ -181,7 +186,7 @@ def draw(spec: VisionSpec, transform: Transform, generator: Generator) -> Batch:
 
 def loss(spec: VisionSpec, outputs: Tensor, batch: Batch) -> Tensor:
     """Cross entropy of the row's class [rows]."""
-    return classification.cross_entropy(outputs, batch["class"], spec.label_smoothing)
+    return classification.cross_entropy(outputs, batch, spec.label_smoothing)
 
 
 def evaluate(spec: VisionSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:

@@ -31,6 +31,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "ordinal", "column": "word", "output": "place"},
     {"kind": "hashing", "column": "word", "output": "bucket", "num_buckets": 8},
     {"kind": "target_encoding", "column": "word", "output": "rate", "target": "label", "positive": "a", "key": "key"},
+    {"kind": "class_weight", "column": "label", "output": "weight"},
     {"kind": "bag_of_words", "column": "text", "output": "bag", "max_features": 20},
     {"kind": "bpe", "column": "text", "output": "tokens", "vocabulary_size": 300},
     {"kind": "image", "column": "picture", "output": "pixels", "height": 2, "width": 3},

@@ -66,9 +66,19 @@ def test_the_loss_of_a_row_is_the_negative_logarithm_of_its_class_share(smoothin
     logits, actual = torch.randn(6, 3, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 0, 1, 2])
     each = -logits.float().log_softmax(1)
     expected = ((1 - smoothing) * each[torch.arange(6), actual] + smoothing * each.mean(1)).tolist()
-    losses = classification.cross_entropy(logits, actual, smoothing)
+    losses = classification.cross_entropy(logits, {"class": actual}, smoothing)
     assert losses.dtype == torch.float32
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_row_counts_by_the_weight_of_its_class_where_classes_count_alike() -> None:
+    logits, actual = torch.randn(4, 2), torch.tensor([0, 0, 0, 1])
+    rows = pa.table({"class_weight": [2 / 3, 2 / 3, 2 / 3, 2.0]})
+    batch = {"class": actual, **classification.weights(rows)}
+    losses = classification.cross_entropy(logits, batch, 0.0)
+    each = -logits.log_softmax(1)[torch.arange(4), actual]
+    torch.testing.assert_close(losses, each * torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
+    assert classification.weights(pa.table({"x": [1]})) == {}
 
 
 @pytest.mark.parametrize("num_rows", [1, 512, 1300])

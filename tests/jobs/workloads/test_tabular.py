@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from jobs.examples import credit
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
-from jobs.workloads import tabular
+from jobs.workloads import classification, tabular
 from jobs.workloads.tabular import Embedding, TabularSpec
 from tests.jobs.workloads.example import Prepared
 from tests.jobs.workloads.prepared import prepare, trained
@@ -61,6 +61,36 @@ def prepared() -> Prepared:
 
 def batch_of(prepared: Prepared, num_rows: int = 32) -> dict[str, torch.Tensor]:
     return {**tabular.tensors(prepared.train.table.slice(0, num_rows)), "key": torch.arange(num_rows) * 7919}
+
+
+def test_where_classes_count_alike_the_rare_one_is_found() -> None:
+    """One row in ten is rare, and looks much like the others."""
+    draw = np.random.default_rng(0)
+    is_rare = draw.random(1500) < 0.1
+    raw = pa.table(
+        {
+            "id": [str(number) for number in range(1500)],
+            "x": draw.normal(np.where(is_rare, 1.0, 0.0), 1.0),
+            "kind": np.where(is_rare, "rare", "common"),
+        }
+    )
+    recall = {}
+    for class_weights in ("alike", "balanced"):
+        spec = TabularSpec(
+            label="kind",
+            numeric=("x",),
+            hidden_dim=8,
+            num_layers=1,
+            class_weights=class_weights,  # type: ignore[arg-type]
+        )
+        made = prepare(raw, spec)
+        assert ("class_weight" in made.train.table.column_names) == (class_weights == "balanced")
+        model = trained(made, spec, num_epochs=3, batch_size=64, lr=1e-2)
+        batch = tabular.tensors(made.test)
+        found = classification.probabilities(model, batch).argmax(1)
+        rare = classification.labels(made.transform).index("rare")
+        recall[class_weights] = float((found[batch["class"] == rare] == rare).float().mean())
+    assert recall["alike"] < 0.3 < 0.5 < recall["balanced"]
 
 
 def test_tensors_are_scaled_numbers_gaps_and_indices_in_the_order_of_the_spec(prepared: Prepared) -> None:
