@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from cluster.spec import Spec
 from jobs.features.arrays import one_array
@@ -24,6 +23,7 @@ from jobs.features.transform import Transform
 from jobs.features.vector import Vector
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads import classification
+from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.dropout import RowDropout
 from jobs.workloads.partition import Partition
@@ -59,6 +59,7 @@ class TabularSpec(Spec):
     hidden_dim: int = Field(64, ge=1)
     feed_forward_dim: int = Field(128, ge=1)
     """Inside each block."""
+    activation: Activation = "gelu"
     num_layers: int = Field(2, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0, ge=0, lt=1)
@@ -157,16 +158,17 @@ class Embedding(nn.Module):
 class Block(nn.Module):
     """A residual block; its dropout sees whole rows, which the layers before may hold in parts."""
 
-    def __init__(self, hidden_dim: int, feed_forward_dim: int, dropout: float, salt: int) -> None:
+    def __init__(self, spec: TabularSpec, salt: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.up = nn.Linear(hidden_dim, feed_forward_dim)
-        self.down = nn.Linear(feed_forward_dim, hidden_dim)
-        self.dropout = RowDropout(dropout, salt)
+        self.norm = nn.LayerNorm(spec.hidden_dim)
+        self.up = nn.Linear(spec.hidden_dim, spec.feed_forward_dim)
+        self.activation = ACTIVATIONS[spec.activation]
+        self.down = nn.Linear(spec.feed_forward_dim, spec.hidden_dim)
+        self.dropout = RowDropout(spec.dropout, salt)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """[rows, hidden_dim] -> the same; `batch` holds `key` [rows]."""
-        inner: Tensor = self.dropout(self.down(F.gelu(self.up(self.norm(hidden)))), batch["key"])
+        inner: Tensor = self.dropout(self.down(self.activation(self.up(self.norm(hidden)))), batch["key"])
         return hidden + inner
 
 
@@ -216,10 +218,7 @@ def build(spec: TabularSpec, transform: Transform) -> Chain:
     """The untrained model of these fitted features."""
     sizes = [_size(transform, CATEGORY + name) for name in spec.categorical]
     length = sum(_size(transform, VECTOR + name) for name in spec.vectors)
-    blocks = {
-        f"layer{number}": Block(spec.hidden_dim, spec.feed_forward_dim, spec.dropout, salt=number)
-        for number in range(spec.num_layers)
-    }
+    blocks = {f"layer{number}": Block(spec, salt=number) for number in range(spec.num_layers)}
     return Chain(
         {
             "embedding": Embedding(len(spec.numeric), length, sizes, spec.hidden_dim),

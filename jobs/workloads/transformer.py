@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cluster.spec import Spec
 from jobs.features.bpe import NUM_TOKENS
+from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import TensorRole
 
@@ -41,6 +42,8 @@ class TransformerSpec(Spec):
     num_kv_heads: int = Field(2, ge=1)
     """Heads of keys and values; each serves num_heads / num_kv_heads of the queries'."""
     feed_forward_dim: int = Field(384, ge=1)
+    activation: Activation = "silu"
+    """Of the gate in each feed-forward block: `silu` makes it SwiGLU, `gelu` GeGLU (Shazeer, 2020)."""
     rope_theta: float = Field(10_000.0, gt=1)
     """The slowest pair of features turns round once in about 2 pi rope_theta positions."""
     tie_embeddings: bool = False
@@ -137,17 +140,18 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """A gated linear unit."""
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
         self.gate = nn.Linear(spec.hidden_dim, spec.feed_forward_dim, bias=False)
+        self.activation = ACTIVATIONS[spec.activation]
         self.up = nn.Linear(spec.hidden_dim, spec.feed_forward_dim, bias=False)
         self.down = nn.Linear(spec.feed_forward_dim, spec.hidden_dim, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[rows, positions, hidden_dim], both ways."""
-        output: Tensor = self.down(F.silu(self.gate(hidden)) * self.up(hidden))
+        output: Tensor = self.down(self.activation(self.gate(hidden)) * self.up(hidden))
         return output
 
 

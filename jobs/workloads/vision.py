@@ -5,6 +5,7 @@ its rows are dealt out to workers.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import gcd
 from typing import Annotated, Literal
 
@@ -13,7 +14,6 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from cluster.spec import Spec
 from jobs.features.arrays import one_array
@@ -24,6 +24,7 @@ from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads import classification
+from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import Partition
 
@@ -49,6 +50,7 @@ class VisionSpec(Spec):
     """Numbers a pixel: 1 is grey, 3 are colours."""
     block_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 16, 32, 32), min_length=1)
     """The output channels of each block; one that has more than the block before halves height and width."""
+    activation: Activation = "relu"
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each row that is wanted of all classes alike."""
     class_weights: Literal["alike", "balanced"] = "alike"
@@ -96,17 +98,19 @@ class Stem(nn.Module):
         self.shape = (spec.channels, spec.height, spec.width)
         self.convolution = _convolution(spec.channels, num_channels, size=3, stride=1)
         self.norm = _norm(num_channels)
+        self.activation = ACTIVATIONS[spec.activation]
 
     def forward(self, hidden: None, batch: Batch) -> Tensor:
         """`pixels` [rows, channels * height * width] float32 -> [rows, num_channels, height, width]."""
-        return F.relu(self.norm(self.convolution(batch["pixels"].unflatten(1, self.shape))))
+        return self.activation(self.norm(self.convolution(batch["pixels"].unflatten(1, self.shape))))
 
 
 class Block(nn.Module):
     """Two convolutions beside a shortcut: the basic block of He et al. (2016)."""
 
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, activation: Activation) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         stride = 2 if num_outputs > num_inputs else 1
         self.convolution1 = _convolution(num_inputs, num_outputs, size=3, stride=stride)
         self.norm1 = _norm(num_outputs)
@@ -117,8 +121,8 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """[rows, num_inputs, height, width] -> [rows, num_outputs, height, width], or half of these."""
-        inner = F.relu(self.norm1(self.convolution1(hidden)))
-        return F.relu(self.shortcut(hidden) + self.norm2(self.convolution2(inner)))
+        inner = self.activation(self.norm1(self.convolution1(hidden)))
+        return self.activation(self.shortcut(hidden) + self.norm2(self.convolution2(inner)))
 
 
 class Head(nn.Module):
@@ -164,7 +168,10 @@ def partition(spec: VisionSpec) -> Partition:
 def build(spec: VisionSpec, transform: Transform) -> Chain:
     """The untrained model of these fitted features."""
     sizes = [spec.block_channels[0], *spec.block_channels]
-    blocks = {f"block{number}": Block(*sizes[number : number + 2]) for number in range(len(spec.block_channels))}
+    blocks = {
+        f"block{number}": Block(num_inputs, num_outputs, spec.activation)
+        for number, (num_inputs, num_outputs) in enumerate(pairwise(sizes))
+    }
     head = Head(sizes[-1], len(classification.labels(transform)))
     return Chain({"stem": Stem(spec, sizes[0]), **blocks, "head": head})
 

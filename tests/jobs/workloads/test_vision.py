@@ -72,13 +72,13 @@ def test_the_stem_sees_channels_and_rows_of_pixels_as_they_are_written() -> None
 
 def test_a_block_with_more_channels_halves_the_image_rounding_up() -> None:
     batch: dict[str, torch.Tensor] = {}
-    assert Block(4, 4)(torch.randn(2, 4, 7, 5), batch).shape == (2, 4, 7, 5)
-    assert Block(4, 8)(torch.randn(2, 4, 7, 5), batch).shape == (2, 8, 4, 3)
-    assert Block(8, 4)(torch.randn(2, 8, 7, 5), batch).shape == (2, 4, 7, 5)
+    assert Block(4, 4, "relu")(torch.randn(2, 4, 7, 5), batch).shape == (2, 4, 7, 5)
+    assert Block(4, 8, "relu")(torch.randn(2, 4, 7, 5), batch).shape == (2, 8, 4, 3)
+    assert Block(8, 4, "relu")(torch.randn(2, 8, 7, 5), batch).shape == (2, 4, 7, 5)
 
 
 def test_a_block_whose_convolutions_are_0_passes_its_input_on() -> None:
-    block = Block(4, 4)
+    block = Block(4, 4, "relu")
     torch.nn.init.zeros_(block.norm2.weight)
     hidden = torch.randn(2, 4, 5, 5)
     assert torch.equal(block(hidden, {}), hidden.relu())
@@ -87,7 +87,7 @@ def test_a_block_whose_convolutions_are_0_passes_its_input_on() -> None:
 def test_convolutions_begin_with_the_spread_of_he_et_al() -> None:
     torch.manual_seed(0)
     for num_inputs, num_outputs in ((64, 64), (64, 128)):
-        block = Block(num_inputs, num_outputs)
+        block = Block(num_inputs, num_outputs, "relu")
         for convolution in (block.convolution1, block.convolution2):
             expected = (2 / (9 * num_outputs)) ** 0.5
             assert float(convolution.weight.std().detach()) == pytest.approx(expected, rel=0.02)
