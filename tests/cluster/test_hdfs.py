@@ -152,7 +152,7 @@ def test_parquet_is_written_and_read_through_its_filesystem_also_when_that_was_p
 
 
 @pytest.mark.services
-def test_what_is_missing_or_denied_is_told_in_one_line(hdfs: HdfsServer, storage: Storage) -> None:
+def test_what_is_missing_or_denied_is_told_in_one_line(storage: Storage) -> None:
     assert not storage.exists("raw/a")
     assert storage.files("raw") == []
     with pytest.raises(FileNotFoundError) as missing:
@@ -160,7 +160,7 @@ def test_what_is_missing_or_denied_is_told_in_one_line(hdfs: HdfsServer, storage
     assert "\n" not in str(missing.value)
     assert "/raw/a" in str(missing.value)
     with pytest.raises(StorageError, match="cannot be written: Permission denied: user=tester, access=WRITE") as denied:
-        Storage(f"hdfs://127.0.0.1:{hdfs.port}/elsewhere").check_writable()
+        Storage(f"{storage.uri.partition('/ring')[0]}/elsewhere").check_writable()
     assert "\n" not in str(denied.value)
 
 
