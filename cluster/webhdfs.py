@@ -20,7 +20,7 @@ from cluster.retrying import patiently
 
 PORT = 9870
 """Of a NameNode's HTTP address since Hadoop 3."""
-TIMEOUT_S = (5, 60)
+TIMEOUT_S = (5, 20)
 """For a connection, and for each piece of an answer."""
 WRITE_BYTES = 16 * 1024 * 1024
 """What is held of a file that is written, and sent at once."""
