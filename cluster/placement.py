@@ -64,6 +64,10 @@ class Demand:
     gpu_type: str = ""
     """The only kind of GPU that will do; empty for any."""
 
+    def of_gang(self, layout: Layout) -> dict[str, float]:
+        """What the workers of a tensor group need together."""
+        return {unit: amount * layout.tensor for unit, amount in self.each.items() if amount}
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -87,7 +91,7 @@ def place(layout: Layout, demand: Demand, inventory: Sequence[Node]) -> Placemen
         InfeasibleError: there is none on these nodes, even when nobody else is there. The message names what is scarce.
         OccupiedError: there would be, if others were not there.
     """
-    gang = {unit: amount * layout.tensor for unit, amount in demand.each.items() if amount}
+    gang = demand.of_gang(layout)
     _check_shares(layout, gang)
     nodes = [node for node in inventory if demand.gpu_type in ("", node.gpu_type)]
     num_gangs = layout.num_workers // layout.tensor

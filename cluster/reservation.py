@@ -7,7 +7,7 @@ private to Ray 2.60; `tests/cluster/test_reservation.py` fails where it moves.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -74,31 +74,21 @@ class PlacedTrainer(TorchTrainer):
 def _controller_class(layout: Layout, demand: Demand) -> type[TrainController]:
     """With a group of workers of this layout's own: Ray takes classes where it should take arguments."""
 
-    class Placed(_PlacedWorkers):
-        gang = layout.tensor
-
-        def reserve(self) -> Any:
-            return _reserved(layout, demand)
-
-    class Controller(TrainController):
-        worker_group_cls = Placed
-
-    return Controller
+    workers = type("Placed", (_PlacedWorkers,), {"layout": layout, "demand": demand})
+    return type("Controller", (TrainController,), {"worker_group_cls": workers})
 
 
 class _PlacedWorkers(WorkerGroup):
     """Workers whose placement is found anew for each start, so a node that is gone is not waited for."""
 
-    gang: int
-
-    def reserve(self) -> Any:
-        raise NotImplementedError
+    layout: Layout
+    demand: Demand
 
     def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
-        return DefaultPlacementGroupHandle(self.reserve())
+        return DefaultPlacementGroupHandle(_reserved(self.layout, self.demand))
 
     def _create_workers(self, num_workers: int, *arguments: Any, **options: Any) -> list[Any]:
-        options["placement_group_bundle_indices"] = [worker // self.gang for worker in range(num_workers)]
+        options["placement_group_bundle_indices"] = [worker // self.layout.tensor for worker in range(num_workers)]
         return _ranked(super()._create_workers(num_workers, *arguments, **options))
 
 
@@ -108,8 +98,7 @@ def _reserved(layout: Layout, demand: Demand) -> Any:
     Raises:
         InfeasibleError: there will be none, whoever ends.
     """
-    gang = {unit: amount * layout.tensor for unit, amount in demand.each.items()}
-    bundles = [gang] * (layout.num_workers // layout.tensor)
+    bundles = [demand.of_gang(layout)] * (layout.num_workers // layout.tensor)
     try:
         nodes = place(layout, demand, inventory()).gang_nodes
     except OccupiedError:
@@ -122,20 +111,18 @@ def _ranked(workers: Sequence[Any]) -> list[Any]:
     """In the order of their bundles, those of a node side by side, and of a bundle by GPU; told so by node."""
     by_bundle = sorted(workers, key=lambda worker: (worker.placement_group_bundle_index, _lowest_gpu(worker)))
     nodes = list(dict.fromkeys(worker.metadata.node_id for worker in by_bundle))
-    ranked = sorted(by_bundle, key=lambda worker: nodes.index(worker.metadata.node_id))
-    place_of = dict[str, int]()
-    size_of = {node: len(list(peers)) for node, peers in groupby(ranked, lambda worker: worker.metadata.node_id)}
-    for rank, worker in enumerate(ranked):
-        node = worker.metadata.node_id
-        local_rank = place_of[node] = place_of.get(node, -1) + 1
-        worker.distributed_context = DistributedContext(
-            world_rank=rank,
-            world_size=len(ranked),
-            local_rank=local_rank,
-            local_world_size=size_of[node],
-            node_rank=nodes.index(node),
-        )
-    return ranked
+    by_node = [[worker for worker in by_bundle if worker.metadata.node_id == node] for node in nodes]
+    ranks = count()
+    for node_rank, peers in enumerate(by_node):
+        for local_rank, worker in enumerate(peers):
+            worker.distributed_context = DistributedContext(
+                world_rank=next(ranks),
+                world_size=len(by_bundle),
+                local_rank=local_rank,
+                local_world_size=len(peers),
+                node_rank=node_rank,
+            )
+    return [worker for peers in by_node for worker in peers]
 
 
 def _lowest_gpu(worker: Any) -> int:
