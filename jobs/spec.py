@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from jinja2 import TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field, field_validator, model_validator
 
 from cluster.errors import SpecError, nearest
 from cluster.layout import Layout
@@ -125,6 +127,9 @@ INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 RESERVED = frozenset({REASON, SPLIT})
 """Columns that prepare makes."""
 
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+"""A transcript, a turn a line."""
+
 Choices = list[bool | int | float | str]
 
 
@@ -140,6 +145,24 @@ class TuneSpec(Spec):
     """A dotted key of this spec -> the values to try: a list, or a range."""
 
 
+class GenerationSpec(Spec):
+    """How a language model answers."""
+
+    max_texts: int = Field(16, ge=1)
+    """Texts that a replica goes on with at a time; more than these wait. Each takes memory for one context."""
+    chat_template: str = CHAT_TEMPLATE
+    """Jinja that makes one prompt of `messages`, each with `role` and `content`; as models bring it on Hugging Face."""
+
+    @field_validator("chat_template")
+    @classmethod
+    def _parses(cls, template: str) -> str:
+        try:
+            ImmutableSandboxedEnvironment().parse(template)
+        except TemplateSyntaxError as error:
+            raise ValueError(f"no Jinja template: {error.message}, line {error.lineno}") from None
+        return template
+
+
 class ServingSpec(Spec):
     """How the application answers."""
 
@@ -153,6 +176,8 @@ class ServingSpec(Spec):
     num_cpus: float = Field(0.0, ge=0)
     """Reserved for each replica. 0 shares the CPUs with training, so that one small machine can do both."""
     max_body_bytes: int = Field(1_000_000, ge=1)
+    generation: GenerationSpec = GenerationSpec()
+    """Of `language` alone."""
 
 
 class RingSpec(Spec):
@@ -186,6 +211,7 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
     _check_split(spec)
     _check_history(spec)
     _check_steps(spec)
+    _check_generation(spec)
     settled = [override.partition("=")[0] for override in overrides]
     space = {
         key: values
@@ -216,6 +242,11 @@ def _check_items(spec: RingSpec) -> None:
             f"raw.items.path={spec.raw.items.path} would not be read, the {spec.workload.kind} workload has no items; "
             "leave raw.items out"
         )
+
+
+def _check_generation(spec: RingSpec) -> None:
+    if spec.serving.generation != GenerationSpec() and spec.workload.kind != "language":
+        raise SpecError(f"serving.generation is of language models, the workload is {spec.workload.kind}; leave it out")
 
 
 def _check_split(spec: RingSpec) -> None:

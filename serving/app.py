@@ -29,7 +29,7 @@ from cluster.lifecycle import connected
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
-from serving import predict, recommender
+from serving import language, predict, recommender
 from serving.ask import Question, ask
 from serving.release import release_id
 
@@ -47,7 +47,7 @@ class Application(Protocol):
         """A few that show what it can do, the second one worth trying by hand."""
 
 
-APPLICATIONS: dict[str, Application] = {"recommender": recommender, "tabular": predict}
+APPLICATIONS: dict[str, Application] = {"language": language, "recommender": recommender, "tabular": predict}
 
 
 def application_of(spec: RingSpec) -> Application:

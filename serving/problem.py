@@ -93,7 +93,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
-    if error.status_code == 404:
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:  # no application said more
         detail = f"there is no page {_quote(request.url.path)}"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")

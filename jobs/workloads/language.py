@@ -191,7 +191,7 @@ def evaluate(spec: LanguageSpec, model: nn.Module, transform: Transform, rows: p
     """
     _check_any(rows)
     device, nats, num_bytes = _device(model), 0.0, 0
-    lengths = torch.tensor([len(piece) for piece in _pieces(spec, transform)])
+    lengths = torch.tensor([len(piece) for piece in pieces_of(spec, transform)])
     rows_at_once = max(TOKENS_AT_ONCE // spec.context_length, 1)
     for begin in range(0, rows.num_rows, rows_at_once):
         given = tensors(rows.slice(begin, rows_at_once))
@@ -206,7 +206,7 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """`unigram` knows how frequent each byte is in training, `bigram` how frequent after each other byte."""
     _check_any(rows)
-    pieces = _pieces(spec, transform)
+    pieces = pieces_of(spec, transform)
     seen, held_out = byte_models.pair_counts(train.table, pieces), byte_models.pair_counts(rows, pieces)
     models = {"unigram": byte_models.unigram(seen), "bigram": byte_models.bigram(seen)}
     return {name: {"bits_per_byte": byte_models.bits_per_byte(model, held_out)} for name, model in models.items()}
@@ -214,7 +214,7 @@ def baselines(
 
 def golden(spec: LanguageSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> pa.Table:
     """How the model goes on with some prompts: `prompt`, `continuation` (numbers of tokens), `log_probabilities`."""
-    pieces, first = _pieces(spec, transform), token_matrix(rows.slice(0, NUM_GOLDEN_ROWS)).tolist()
+    pieces, first = pieces_of(spec, transform), token_matrix(rows.slice(0, NUM_GOLDEN_ROWS)).tolist()
     shown = [b"".join(pieces[token] for token in row)[:NUM_PROMPT_BYTES] for row in first]
     prompts = list(dict.fromkeys([*GOLDEN_PROMPTS, *(prompt.decode(errors="ignore") for prompt in shown)]))
     answers = [continuation(spec, model, prompt, NUM_GOLDEN_TOKENS, transform) for prompt in prompts]
@@ -241,8 +241,8 @@ def continuation(
         Each token, a byte where there is no tokenizer, with the natural logarithm of its probability. They may end
         within a character.
     """
-    bpe, answer, num_known = _bpe(spec, transform), list[tuple[int, float]](), len(_pieces(spec, transform))
-    tokens = encode(prompt) if bpe is None else [START, *bpe.encoded([prompt])[0]]
+    answer, num_known = list[tuple[int, float]](), len(pieces_of(spec, transform))
+    tokens = encoded(spec, prompt, transform)
     for _ in range(num_tokens):
         token = torch.tensor([tokens[-spec.context_length :]], device=_device(model))
         position = torch.arange(token.shape[1], device=token.device)[None]
@@ -255,14 +255,20 @@ def continuation(
     return answer
 
 
-def _bpe(spec: LanguageSpec, transform: Transform) -> Bpe | None:
-    return cast(Bpe, transform.step("tokens")) if spec.tokenizer == "bpe" else None
+def encoded(spec: LanguageSpec, text: str, transform: Transform) -> list[int]:
+    """The tokens of a document's beginning, `START` before them."""
+    bpe = _bpe(spec, transform)
+    return [START, *bpe.encoded([text])[0]] if bpe else encode(text)
 
 
-def _pieces(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
-    """The bytes of each token."""
+def pieces_of(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
+    """The bytes of each token that exists."""
     bpe = _bpe(spec, transform)
     return bpe.pieces if bpe else BYTES
+
+
+def _bpe(spec: LanguageSpec, transform: Transform) -> Bpe | None:
+    return cast(Bpe, transform.step("tokens")) if spec.tokenizer == "bpe" else None
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -121,7 +121,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(spec.hidden_dim, spec.num_heads * spec.head_dim, bias=False)
         self.key = nn.Linear(spec.hidden_dim, spec.num_kv_heads * spec.head_dim, bias=False)
         self.value = nn.Linear(spec.hidden_dim, spec.num_kv_heads * spec.head_dim, bias=False)
-        self.attend = CausalAttention()
+        self.attend: nn.Module = CausalAttention()
         self.output = nn.Linear(spec.num_heads * spec.head_dim, spec.hidden_dim, bias=False)
 
     def forward(self, hidden: Tensor, position: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from jobs.version import write
 from jobs.workloads import recommender as workload
 from serving.classifier import Classifier
 from serving.feedback import FeedbackLog
+from serving.language_model import LanguageModel
 from serving.recommendation import Recommendations
 from serving.recommender import web
-from tests.serving import tables
+from tests.serving import tables, texts
 
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 30, 60, 900
 GENRES = ("Comedy", "Drama", "War")
@@ -127,6 +128,18 @@ def loans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, RingSpec, 
 def classifier(loans: tuple[Storage, RingSpec, str]) -> Classifier:
     storage, spec, version = loans
     return Classifier.load(Registry(storage, spec.name), version)
+
+
+@pytest.fixture(scope="session")
+def published_texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, RingSpec, str]:
+    """Storage, spec and name of a published language model."""
+    return texts.publish(tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("version"))
+
+
+@pytest.fixture(scope="session")
+def language_model(published_texts: tuple[Storage, RingSpec, str]) -> LanguageModel:
+    storage, spec, version = published_texts
+    return LanguageModel.load(Registry(storage, spec.name), version)
 
 
 @pytest.fixture

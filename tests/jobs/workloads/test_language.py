@@ -366,7 +366,7 @@ def test_two_steps_of_training_on_packed_tokens_lower_the_loss_and_golden_rows_a
     before = language.evaluate(PACKED, trained(data.train.table, 0, PACKED), data.transform, data.test)
     model = trained(data.train.table, 2, PACKED)
     assert language.evaluate(PACKED, model, data.transform, data.test)["bits_per_byte"] < before["bits_per_byte"]
-    num_known = len(language._pieces(PACKED, data.transform))
+    num_known = len(language.pieces_of(PACKED, data.transform))
     for row in language.golden(PACKED, model, data.transform, data.test).to_pylist():
         assert all(token < num_known and token != START for token in row["continuation"])
         answer = language.continuation(PACKED, model, row["prompt"], len(row["continuation"]), data.transform)
@@ -397,7 +397,7 @@ def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, pa
     folder = prepare.run(ring, storage).folder
     transform, workload = read_transform(storage, folder), ring.workload
     assert isinstance(workload, LanguageSpec)
-    pieces, num_targets = language._pieces(workload, transform), 0
+    pieces, num_targets = language.pieces_of(workload, transform), 0
     for split in ("train", "valid", "test"):
         rows = read_split(storage, folder, split, language.ties)
         tokens = [row["tokens"][1 : 1 + row["num_tokens"]] for row in rows.to_pylist()]

@@ -1,0 +1,103 @@
+"""Texts together and alone, with a real model; only the fault of the last test is planted."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jobs.features.bpe import START
+from jobs.workloads.decoding import Decoder
+from jobs.workloads.transformer import TransformerSpec, transformer
+from serving.continuous_batch import ContinuousBatch
+from serving.sampling import Sampler, Sampling, only
+
+SPEC = TransformerSpec(num_layers=2, hidden_dim=32, feed_forward_dim=48)
+CAPACITY, NUM_TOKENS = 48, 20
+
+
+def allowed(logits: Tensor) -> Tensor:
+    return only(logits, 256, START)
+
+
+def make_decoder(max_texts: int) -> Decoder:
+    torch.manual_seed(0)
+    model = transformer(SPEC)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return Decoder(model, max_texts, CAPACITY)
+
+
+@pytest.fixture
+def batch() -> Iterator[ContinuousBatch]:
+    made = ContinuousBatch(make_decoder(3), allowed)
+    yield made
+    made.close()
+
+
+async def text(batch: ContinuousBatch, number: int, num_tokens: int = NUM_TOKENS, **sampling: Any) -> list[int]:
+    sampler = Sampler(Sampling(**{"temperature": 0.8, "seed": number, **sampling}))
+    return [token async for token in batch.tokens([START, number, number + 1], num_tokens, sampler)]
+
+
+def test_each_of_many_texts_is_the_one_it_is_alone(batch: ContinuousBatch) -> None:
+    """Eight of different lengths in room for three."""
+
+    async def together() -> list[list[int]]:
+        return list(await asyncio.gather(*(text(batch, number, 5 + 3 * number) for number in range(8))))
+
+    async def alone() -> list[list[int]]:
+        return [await text(batch, number, 5 + 3 * number) for number in range(8)]
+
+    found = asyncio.run(together())
+    assert [len(each) for each in found] == [5 + 3 * number for number in range(8)]
+    assert len({tuple(each[:5]) for each in found}) == 8
+    assert found == asyncio.run(alone())
+
+
+def test_a_text_that_comes_later_is_not_behind_a_long_one(batch: ContinuousBatch) -> None:
+    async def order() -> list[str]:
+        ended: list[str] = []
+
+        async def note(name: str, num_tokens: int) -> None:
+            await text(batch, len(name), num_tokens)
+            ended.append(name)
+
+        long = asyncio.create_task(note("long", 45))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(long, note("short", 2))
+        return ended
+
+    assert asyncio.run(order()) == ["short", "long"]
+
+
+def test_a_caller_that_leaves_off_frees_its_place() -> None:
+    batch = ContinuousBatch(make_decoder(1), allowed)
+
+    async def leave_then_ask() -> list[int]:
+        tokens = batch.tokens([START], 40, Sampler(Sampling()))
+        assert 0 <= await anext(tokens) < 256
+        await tokens.aclose()
+        return await text(batch, 1)
+
+    try:
+        assert len(asyncio.run(leave_then_ask())) == NUM_TOKENS
+    finally:
+        batch.close()
+
+
+def test_no_token_is_an_answer_too(batch: ContinuousBatch) -> None:
+    assert asyncio.run(text(batch, 1, 0)) == []
+
+
+def test_a_failed_step_is_told_to_those_in_it_and_the_next_ones_go_well(
+    batch: ContinuousBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = asyncio.run(text(batch, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "go_on", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(text(batch, 1))
+    assert asyncio.run(text(batch, 1)) == fine

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import RegistryError
+from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.features.bpe import START
+from jobs.spec import RingSpec
+from jobs.version import read
+from serving.language_model import LanguageModel
+from tests.serving import texts
+
+Published = tuple[Storage, RingSpec, str]
+
+
+def loaded(published: Published, golden: pa.Table | None = None) -> LanguageModel:
+    storage, spec, version = published
+    with Registry(storage, spec.name).open(version) as folder:
+        content = read(folder)
+    if golden is not None:
+        content = type(content)(**{**vars(content), "golden": golden})
+    return LanguageModel(version, "2026-01-01T00:00:00+00:00", content)
+
+
+def test_a_prompt_and_what_follows_fill_the_context(language_model: LanguageModel) -> None:
+    prompt = language_model.tokens_of("aß")
+    assert prompt == [START, *"aß".encode()]
+    assert language_model.room_after(prompt) == texts.CONTEXT_LENGTH + 1 - 4
+
+
+def test_golden_prompts_go_on_with_a_cache_as_they_did_without(published_texts: Published) -> None:
+    model = loaded(published_texts)
+    assert len(model._content.golden) >= 5
+    model.check_golden()
+
+
+@pytest.mark.parametrize("change", ["token", "log probability", "NaN"])
+def test_a_version_that_answers_otherwise_is_refused(published_texts: Published, change: str) -> None:
+    golden = loaded(published_texts)._content.golden.to_pydict()
+    if change == "token":
+        golden["continuation"][1][0] ^= 1
+    else:
+        golden["log_probabilities"][1][0] = (
+            float("nan") if change == "NaN" else golden["log_probabilities"][1][0] + 2e-4
+        )
+    schema = loaded(published_texts)._content.golden.schema
+    model = loaded(published_texts, pa.table(golden, schema=schema))
+    with pytest.raises(RegistryError, match=r"goes on after 'Grüße, 世界' unlike it did in training: token 1 is"):
+        model.check_golden()
+
+
+def test_golden_prompts_beyond_a_short_context_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "version").mkdir()
+    published = texts.publish(tmp_path / "storage", tmp_path / "version", context_length=12)
+    loaded(published).check_golden()
+
+
+def test_learned_tokens_are_served_as_they_were_trained(tmp_path: Path) -> None:
+    (tmp_path / "version").mkdir()
+    published = texts.publish(tmp_path / "storage", tmp_path / "version", tokenizer="bpe")
+    model = loaded(published)
+    model.check_golden()
+    prompt = model.tokens_of(texts.LINE)
+    assert len(prompt) < len(texts.LINE.encode())
+    stream = model.stream()
+    assert "".join(stream.add(token) for token in prompt[1:]) == texts.LINE
