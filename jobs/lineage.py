@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.errors import DataError
+from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
 from jobs.spec import RingSpec, event_columns, item_columns, sections
@@ -115,10 +116,16 @@ def prepared_folder(spec: RingSpec, storage: Storage) -> str:
     return folder
 
 
+def made_of(registry: Registry, key: str) -> str | None:
+    """The newest version that was made of the inputs with this key."""
+    made = [name for name in registry.versions() if registry.manifest(name)["key"] == key]
+    return made[-1] if made else None
+
+
 def why_new(storage: Storage, parent: str, inputs: Inputs) -> str:
     """Why no folder below `parent` has these inputs: what differs from the newest one."""
     manifests = [storage.manifest(f"{parent}/{name}") for name in storage.folders(parent)]
-    manifests = [manifest for manifest in manifests if "inputs" in manifest]
+    manifests = [manifest for manifest in manifests if "inputs" in manifest and "parent" not in manifest]
     if not manifests:
         return "first run"
     newest = max(manifests, key=lambda manifest: str(manifest["created_at"]))["inputs"]

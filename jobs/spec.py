@@ -145,6 +145,31 @@ class TuneSpec(Spec):
     """A dotted key of this spec -> the values to try: a list, or a range."""
 
 
+class CompressSpec(Spec):
+    """How a version is made smaller."""
+
+    version: str = "champion"
+    """An alias or the name of the version to start from."""
+    method: Literal["int8", "int8_weights", "prune"] = "int8"
+    """`int8` stores and computes linear layers in whole numbers of 8 bits; `int8_weights` stores all matrices so and
+    computes in float32; `prune` lets the smallest weights be 0 and stores the others."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """Of the weights, which `prune` lets be 0."""
+
+    @model_validator(mode="after")
+    def _share_is_of_prune(self) -> "CompressSpec":
+        if (self.method == "prune") != (self.share is not None):
+            raise ValueError(
+                f"method={self.method} with share={self.share}: prune needs the share of weights to let be 0, such as "
+                "compress.share=0.5, and the other methods take none"
+            )
+        return self
+
+    def line(self) -> str:
+        """In a few words."""
+        return self.method if self.share is None else f"{self.method} {self.share:g}"
+
+
 class GenerationSpec(Spec):
     """How a language model answers."""
 
@@ -196,6 +221,7 @@ class RingSpec(Spec):
     tune: TuneSpec = TuneSpec()
     train: TrainSpec
     serving: ServingSpec = ServingSpec()
+    compress: CompressSpec = CompressSpec()
 
 
 def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:

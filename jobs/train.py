@@ -31,7 +31,7 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
-from jobs.lineage import Inputs, Made, prepared_folder, train_inputs, tune_inputs, why_new
+from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.prepared import Split, open_split, read_profile, read_split, read_train, read_transform
 from jobs.row_stream import RowStream, check_window, open_stream
@@ -63,7 +63,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     registry = Registry(storage, spec.name)
     inputs = train_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
-    made = _made_of(registry, inputs.key)
+    made = made_of(registry, inputs.key)
     if made:
         _promote(registry, spec, made, is_new=False)
         return Made("train", f"models/{spec.name}/{made}", False, "unchanged", plan_note)
@@ -91,7 +91,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     spec, plan_note = planned(spec, storage)
     check(spec)
     inputs = train_inputs(spec, storage)
-    made = _made_of(Registry(storage, spec.name), inputs.key)
+    made = made_of(Registry(storage, spec.name), inputs.key)
     if made:
         return f"train: skip, models/{spec.name}/{made} was made of the same rows, spec and code"
     steps = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}").steps()
@@ -222,12 +222,6 @@ def _backend(spec: RingSpec, on_gpu: bool) -> str:
 def _is_finished(checkpoints: Checkpoints) -> bool:
     steps = checkpoints.steps()
     return bool(steps) and checkpoints.progress(steps[-1]).stopped
-
-
-def _made_of(registry: Registry, key: str) -> str | None:
-    """The newest version that was made of the inputs with this key."""
-    made = [name for name in registry.versions() if registry.manifest(name)["key"] == key]
-    return made[-1] if made else None
 
 
 def _publish(

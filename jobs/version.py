@@ -2,6 +2,7 @@
 
 spec.yaml  transform.json  transform.arrow  weights.safetensors
 metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json is added by the registry)
+compression.json                                                 (of a version that was made smaller)
 """
 
 import json
@@ -12,16 +13,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import load_model, save_model
 from torch import nn
 
 from cluster.spec import dump, parse
+from jobs import stored_weights
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.spec import RingSpec
 from jobs.workloads import WORKLOADS, event_keys
 
 Metrics = dict[str, float]
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def write(
     baselines = workload.baselines(spec.workload, transform, train, test)
     (folder / "spec.yaml").write_text(dump(spec))
     transform.save(folder)
-    save_model(model, str(folder / "weights.safetensors"))  # writes a matrix that two layers share once
+    stored_weights.save(model, folder / WEIGHTS)
     (folder / "metrics.json").write_text(json.dumps({"test": metrics, "baselines": baselines}, indent=1))
     pq.write_table(workload.golden(spec.workload, model, transform, test), folder / "golden.parquet")
     (folder / "profile.json").write_text(json.dumps(profile, indent=1))
@@ -65,12 +67,21 @@ def write(
     return metrics, baselines
 
 
+def write_answers(folder: Path, content: Version, test: pa.Table) -> Metrics:
+    """Write into the local `folder` of a version what it answers now; returns its metrics on `test`, transformed."""
+    workload, given = WORKLOADS[content.spec.workload.kind], content.spec.workload
+    metrics = workload.evaluate(given, content.model, content.transform, test)
+    (folder / "metrics.json").write_text(json.dumps({"test": metrics, "baselines": content.baselines}, indent=1))
+    pq.write_table(workload.golden(given, content.model, content.transform, test), folder / "golden.parquet")
+    return metrics
+
+
 def read(folder: Path) -> Version:
     """The version in a local folder, as `Registry.open` gives it."""
     spec = parse(RingSpec, (folder / "spec.yaml").read_text(), f"{folder.name}/spec.yaml")
     transform = Transform.load(folder)
     model = WORKLOADS[spec.workload.kind].build(spec.workload, transform)
-    load_model(model, folder / "weights.safetensors")
+    stored_weights.load(model, folder / WEIGHTS)
     model.eval()
     metrics, baselines = read_scores(folder)
     golden = pq.read_table(folder / "golden.parquet")
