@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cluster.errors import SpecError, nearest
 from cluster.spec import dump
@@ -23,8 +24,10 @@ from jobs.parallel.feed import Feed, Rows, Source, in_order
 from jobs.parallel.parted import Parted, part
 from jobs.prepared import open_split, read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
+from jobs.teacher import taught
 from jobs.training_step import TrainingStep
 from jobs.workloads import WORKLOADS
+from jobs.workloads.chain import Batch
 
 CPU = torch.device("cpu")
 
@@ -101,6 +104,21 @@ def check(spec: RingSpec) -> None:
             f"train.early_stopping.metric: '{watched}' is no metric of this workload. "
             f"{nearest(watched, workload.metrics)}"
         )
+    _check_distillation(spec, workload.apart is not None)
+
+
+def _check_distillation(spec: RingSpec, is_known: bool) -> None:
+    if spec.train.distill is None:
+        return
+    if not is_known:
+        raise SpecError(
+            f"train.distill: a {spec.workload.kind} model cannot learn from another one's answers; leave it out"
+        )
+    if spec.layout.context > 1:
+        raise SpecError(
+            f"layout.context={spec.layout.context} splits each row over workers, but the teacher of train.distill "
+            "reads whole rows; give layout.context=1"
+        )
 
 
 def fit(
@@ -134,9 +152,11 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.devic
     partition = workload.partition(spec.workload)
     torch.manual_seed(spec.seed)
     model = workload.build(spec.workload, transform).train()
-    parted = part(
-        model, spec.layout, partition, lambda outputs, batch: workload.loss(spec.workload, outputs, batch), device
-    )
+
+    def losses(outputs: Any, batch: Batch) -> Tensor:
+        return workload.loss(spec.workload, outputs, batch)
+
+    parted = part(model, spec.layout, partition, taught(losses, spec, storage, device), device)
     source = Source(
         int(storage.manifest(prepared)["num_rows"]["train"]),
         rows or in_order(open_split(storage, prepared, "train", workload.ties), spec.seed, spec.train.shuffle_rows),

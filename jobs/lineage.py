@@ -15,6 +15,7 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
 from jobs.spec import RingSpec, event_columns, item_columns, sections
+from jobs.teacher import teacher_of
 from jobs.workloads import WORKLOADS
 
 LONGEST_VALUE = 40
@@ -83,21 +84,23 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     """Inputs of `plans/`: the prepared rows, the search and what it starts from."""
     names = ("seed", "workload", "train", "tune")
-    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, *names), code_revision("jobs.tune"))
+    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, storage, *names), code_revision("jobs.tune"))
 
 
 def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it."""
     names = ("seed", "workload", "train")
-    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, *names), code_revision("jobs.train"))
+    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, storage, *names), code_revision("jobs.train"))
 
 
-def _numerics(spec: RingSpec, *names: str) -> dict[str, Any]:
+def _numerics(spec: RingSpec, storage: Storage, *names: str) -> dict[str, Any]:
     """The named sections, and of the layout its precision alone: the loss depends on nothing else of it.
 
-    So a run can stop on one layout and go on with another.
+    So a run can stop on one layout and go on with another. A teacher counts by its version, which an alias may change.
     """
-    return {**sections(spec, *names), "precision": spec.layout.precision}
+    teacher = teacher_of(spec, storage)
+    taught_by = {"teacher": teacher.version} if teacher else {}
+    return {**sections(spec, *names), "precision": spec.layout.precision, **taught_by}
 
 
 def prepared_folder(spec: RingSpec, storage: Storage) -> str:

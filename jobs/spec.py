@@ -80,6 +80,19 @@ class EarlyStoppingSpec(Spec):
     """Epochs without a better value."""
 
 
+class DistillSpec(Spec):
+    """How a model learns from a published version besides the labels."""
+
+    model: str | None = None
+    """The name of the spec that the version is of; None for this very one."""
+    version: str
+    """Its name, or an alias where it is of another spec."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Of the loss, which is how far the answers are from the version's; the rest is how far from the labels."""
+    temperature: float = Field(2.0, gt=0)
+    """Logits are divided by it before they are compared: the higher, the more the unlikely classes count."""
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -95,6 +108,8 @@ class TrainSpec(Spec):
     """The share of all steps in which the learning rate first rises to its full height, in equal parts."""
     max_gradient_norm: float | None = Field(None, gt=0)
     """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
+    distill: DistillSpec | None = None
+    """What to learn from besides the labels."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where the cluster has one for every worker."""
     early_stopping: EarlyStoppingSpec

@@ -38,6 +38,7 @@ from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
+from jobs.teacher import check_teacher
 from jobs.workloads import WORKLOADS
 
 COLLECTIVE_TIMEOUT_S = 300
@@ -63,6 +64,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     registry = Registry(storage, spec.name)
     inputs = train_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
+    check_teacher(spec, storage, prepared)
     made = made_of(registry, inputs.key)
     if made:
         _promote(registry, spec, made, is_new=False)

@@ -32,6 +32,7 @@ from jobs.search.plan import Plan, Trial, plan_folder, read_plan, show_values, w
 from jobs.search.space import sample
 from jobs.spec import RangeSpec, RingSpec
 from jobs.stage import main as stage_main
+from jobs.teacher import check_teacher
 
 EPOCH = "training_iteration"
 SEARCHED = ("workload.", "train.")
@@ -54,6 +55,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     _check_space(spec, storage)
     inputs = tune_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
+    check_teacher(spec, storage, prepared)
     folder = plan_folder(spec.name, inputs.key)
     found = read_plan(storage, spec.name, inputs.key)
     if found:

@@ -88,6 +88,13 @@ class Workload(Protocol[S, O]):
         Of a stretch of each row's sequence it is that stretch's share, so that the shares add up to the row's loss.
         """
 
+    @property
+    def apart(self) -> Callable[[Any, Any, Batch, float], Tensor] | None:
+        """How far outputs are from those of another model, at a temperature: of each row [rows], float32.
+
+        None where models cannot learn from each other.
+        """
+
     def evaluate(self, spec: S, model: nn.Module, transform: Transform, rows: pa.Table, /) -> dict[str, float]:
         """The metrics of a model on transformed held-out rows."""
 

@@ -14,6 +14,7 @@ from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads.chain import Batch
+from jobs.workloads.divergence import divergence
 
 CLASS = "class"
 """The output of the label's vocabulary: 1 for the most frequent label, 0 for one that training did not show."""
@@ -66,6 +67,11 @@ def cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) -> Tenso
         logits.float(), batch[CLASS], reduction="none", ignore_index=-1, label_smoothing=label_smoothing
     )
     return losses * batch[CLASS_WEIGHT] if CLASS_WEIGHT in batch else losses
+
+
+def apart(outputs: Tensor, wanted: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """How far the logits of each row are from another model's [rows]; rows count alike, whatever their class weighs."""
+    return divergence(outputs, wanted, temperature)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.workloads import byte_models
 from jobs.workloads.chain import Batch, Chain
+from jobs.workloads.divergence import divergence
 from jobs.workloads.partition import Partition, TensorRole
 from jobs.workloads.text_windows import (
     BYTES,
@@ -180,6 +181,12 @@ def loss(spec: LanguageSpec, outputs: Tensor, batch: Batch) -> Tensor:
         label_smoothing=spec.label_smoothing,
     )
     return each.view_as(batch["target"]).sum(1) / batch["num_targets"]
+
+
+def apart(outputs: Tensor, wanted: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """How far the logits are from another model's, summed and divided as in `loss` [rows]."""
+    each = divergence(outputs, wanted, temperature)
+    return each.where(batch["target"] != IGNORED, 0.0).sum(1) / batch["num_targets"]
 
 
 @torch.no_grad()

@@ -35,6 +35,8 @@ USERS_AT_ONCE = 256
 
 metrics: Sequence[str] = ("ndcg_at_10", "hit_rate_at_10", "rmse")
 lower_is_better = frozenset({"rmse"})
+apart: None = None
+"""Scores of drawn items are no shares of anything."""
 time: str | None = "timestamp"
 ties: tuple[str, ...] = ("user_id", "item_id")
 unfolds_by: tuple[str, ...] = ()

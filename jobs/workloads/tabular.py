@@ -37,6 +37,7 @@ NUM_GOLDEN_ROWS = 16
 
 metrics = classification.METRICS
 lower_is_better = classification.LOWER_IS_BETTER
+apart = classification.apart
 time: str | None = None
 ties: tuple[str, ...] = (ID,)
 unfolds_by: tuple[str, ...] = ()

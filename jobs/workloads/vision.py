@@ -34,6 +34,7 @@ NUM_GOLDEN_ROWS = 16
 
 metrics = classification.METRICS
 lower_is_better = classification.LOWER_IS_BETTER
+apart = classification.apart
 time: str | None = None
 ties: tuple[str, ...] = ("id",)
 unfolds_by: tuple[str, ...] = ()
