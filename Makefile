@@ -7,7 +7,7 @@ BIN := .venv/bin
 RING := $(BIN)/python -m jobs.pipeline $(SPEC) storage=$(STORAGE) $(ARGS)
 SERVE := $(BIN)/python -m serving.app $(SPEC) storage=$(STORAGE) $(ARGS)
 
-.PHONY: run run-once test check
+.PHONY: run run-once test test-cluster test-local check
 
 run: .venv/demo
 	$(BIN)/python -m jobs.movielens $(STORAGE)
@@ -17,8 +17,15 @@ run-once: .venv/demo
 	$(BIN)/python -m jobs.movielens $(STORAGE)
 	$(BIN)/python -m cluster run -- sh -c '$(RING) && exec $(SERVE) --once'
 
+# Two halves side by side: what needs a cluster or servers waits much of its time.
 test: .venv/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(MAKE) --jobs=2 test-cluster test-local
+
+test-cluster test-local: .venv/test
+test-cluster:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or services'
+test-local:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not (ray or services)'
 
 check: .venv/test
 	$(BIN)/ruff check

@@ -22,7 +22,8 @@ import ray
 import ray.train
 from ray.cluster_utils import Cluster
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.errors import ClusterError
 from cluster.layout import Layout
@@ -33,12 +34,13 @@ NODES, GPUS = "abcd", 3
 
 
 def report_place(settings: dict[str, Any]) -> None:
-    """What a worker does: say where it stands, all of them at the same time, and hold its place for a moment."""
-    import torch.distributed as dist
-
+    """What a worker does: say where it stands, all of ours at the same time, and hold its place for a moment."""
     context = ray.train.get_context()
     began = time.time()
-    dist.barrier()
+    if settings["by"] == "us":
+        import torch.distributed as dist  # seconds, for which Ray's own workers need not wait
+
+        dist.barrier()
     time.sleep(1.0)
     seen = {
         "node": ray.get_runtime_context().get_node_id(),
@@ -64,15 +66,15 @@ def train(address: str, told: str) -> None:
         return
     with TemporaryDirectory() as folder:
         options: dict[str, Any] = {
-            "train_loop_config": {"folder": folder},
-            "torch_config": TorchConfig(backend="gloo"),
+            "train_loop_config": {"folder": folder, "by": run["by"]},
             "run_config": RunConfig(storage_path=folder),
             "scaling_config": ScalingConfig(num_workers=layout.num_workers, use_gpu=True, resources_per_worker=each),
         }
         if run["by"] == "ray":
-            TorchTrainer(report_place, **options).fit()
+            DataParallelTrainer(report_place, **options).fit()
         else:
-            PlacedTrainer(layout, Demand(each), report_place, **options).fit()
+            torch_config = TorchConfig(backend="gloo")
+            PlacedTrainer(layout, Demand(each), report_place, torch_config=torch_config, **options).fit()
         seen = [json.loads((Path(folder) / str(rank)).read_text()) for rank in range(layout.num_workers)]
     print(json.dumps([{**each, "node": names[each["node"]]} for each in seen]), flush=True)
 

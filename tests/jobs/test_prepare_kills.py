@@ -89,12 +89,15 @@ class Killer:
 
 @pytest.mark.ray
 def test_killed_workers_lose_nothing_and_repeat_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    for name in ("one", "many"):
-        write_raw(Storage(str(tmp_path / name)))
+    write_raw(Storage(str(tmp_path / "one")))
     undisturbed = prepared(tmp_path / "one", 10**9)
-    with Killer() as killer:
-        assert prepared(tmp_path / "many", 0) == undisturbed
-    assert killer.num_killed == NUM_KILLS
+    for attempt in "abcd":  # on a busy machine the work may be done before the killer has looked twice
+        write_raw(Storage(str(tmp_path / attempt)))
+        with Killer() as killer:
+            assert prepared(tmp_path / attempt, 0) == undisturbed
+        if killer.num_killed == NUM_KILLS:
+            return
+    pytest.fail("the work was always done before two workers were killed")
 
 
 @pytest.mark.ray
