@@ -3,8 +3,7 @@
     python -m jobs.pipeline jobs/specs/recommender.yaml
 
 collect -> prepare -> tune -> train -> serve: what users said since the last turn comes first, so that one command
-closes the ring; that of a workload without an application ends with train. It serves on a cluster that goes on without
-it; `python -m serving.app SPEC` serves anywhere.
+closes the ring. It serves on a cluster that goes on without it; `python -m serving.app SPEC` serves anywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,8 +46,6 @@ def plan(spec: RingSpec, storage: Storage) -> str:
 
 
 def _plan_to_serve(spec: RingSpec) -> str:
-    if spec.workload.kind not in app.APPLICATIONS:
-        return f"serve: skip, {_ends_with_train(spec)}"
     return f"serve: {spec.serving.version} at port {spec.serving.port}, on a cluster that goes on"
 
 
@@ -61,8 +58,6 @@ def _stages(spec: RingSpec, storage: Storage, cluster: Cluster) -> Iterator[Made
 
 
 def _serve(spec: RingSpec, storage: Storage, cluster: Cluster) -> Made:
-    if spec.workload.kind not in app.APPLICATIONS:
-        return Made("serve", "", False, _ends_with_train(spec))
     if cluster.is_embedded:
         return Made("serve", "", False, "this cluster ends with the command; python -m serving.app SPEC serves")
     wanted, registry = spec.serving.version, Registry(storage, spec.name)
@@ -71,10 +66,6 @@ def _serve(spec: RingSpec, storage: Storage, cluster: Cluster) -> Made:
     served = app.run(spec, storage)
     why = f"{wanted} is {served.version}" if served.is_new else f"{served.version} answers already"
     return Made("serve", "", served.is_new, why, f"{served.address}/docs")
-
-
-def _ends_with_train(spec: RingSpec) -> str:
-    return f"the {spec.workload.kind} workload has no application, its ring ends with train"
 
 
 def main(arguments: Sequence[str]) -> int:

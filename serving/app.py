@@ -24,7 +24,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from cluster.command import run as run_command
-from cluster.errors import ClusterError, SpecError
+from cluster.errors import ClusterError
 from cluster.lifecycle import connected
 from cluster.registry import Registry
 from cluster.storage import Storage
@@ -47,33 +47,23 @@ class Application(Protocol):
         """A few that show what it can do, the second one worth trying by hand."""
 
 
-APPLICATIONS: dict[str, Application] = {"language": language, "recommender": recommender, "tabular": predict}
-
-
-def application_of(spec: RingSpec) -> Application:
-    """The application that answers for a workload.
-
-    Raises:
-        SpecError: there is none.
-    """
-    kind = spec.workload.kind
-    if kind not in APPLICATIONS:
-        raise SpecError(
-            f"the {kind} workload has no application, its versions cannot be served; "
-            f"those that have one: {', '.join(sorted(APPLICATIONS))}. Its versions lie in models/{spec.name}/"
-        )
-    return APPLICATIONS[kind]
+APPLICATIONS: dict[str, Application] = {
+    "language": language,
+    "recommender": recommender,
+    "tabular": predict,
+    "vision": predict,
+}
+"""By the kind of workload, each of which has one."""
 
 
 def deploy(spec: RingSpec, storage: Storage) -> str:
     """Start or replace the application `spec.name` in the connected cluster, and return its address once it answers.
 
     Raises:
-        SpecError: the workload has no application.
         RegistryError: the version cannot be served; what was serving before goes on.
         ClusterError: the port is taken, or the application does not come up.
     """
-    application = application_of(spec).build(spec, storage)
+    application = APPLICATIONS[spec.workload.kind].build(spec, storage)
     before = serve.status()
     if before.proxies:
         check_answers(_origin(spec))
@@ -169,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     spec = load_ring(options.spec, options.overrides)
     storage = Storage(spec.storage)
-    application = application_of(spec)
+    application = APPLICATIONS[spec.workload.kind]
     if options.plan:
         print(_plan(spec, storage))
         return 0

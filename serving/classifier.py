@@ -1,5 +1,6 @@
 """Classifier: a loaded version of a workload that names a row's class, ready to answer raw rows."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -51,8 +52,8 @@ class Classifier(Published):
     @property
     def examples(self) -> list[dict[str, Any]]:
         """The golden rows, as a request could name them."""
-        rows: list[dict[str, Any]] = self._content.golden.select([column.name for column in self.columns]).to_pylist()
-        return rows
+        rows = self._content.golden.select([column.name for column in self.columns]).to_pylist()
+        return [{name: _as_json(value) for name, value in row.items()} for row in rows]
 
     def predict(self, rows: Sequence[Body]) -> list[Prediction]:
         """What the model says of each row.
@@ -106,3 +107,8 @@ class Classifier(Published):
                     f"'{label}' is {given.probabilities[label]:.6g}, was {share:.6g}, and may differ by {TOLERANCE:g}. "
                     f"{WAY_OUT}"
                 )
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a file as a request names it: bytes, of an image, in base64."""
+    return b64encode(value).decode() if isinstance(value, bytes) else value

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,36 +12,17 @@ from cluster.errors import DataError, RegistryError, SpecError
 from cluster.registry import Registry
 from cluster.spec import check
 from cluster.storage import Storage
-from jobs import compress, prepare, version
+from jobs import compress, version
 from jobs.examples import digits, write_changed
-from jobs.fit import fit
 from jobs.int8 import Int8Linear
 from jobs.lineage import prepared_folder
-from jobs.parallel.checkpoint import Checkpoints
-from jobs.prepared import read_split, read_train, read_transform
+from jobs.prepared import read_split
 from jobs.spec import CompressSpec, RingSpec, load_ring
 from jobs.workloads import WORKLOADS
+from tests.jobs.published import publish
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"
 VISION = ("train.num_epochs=3", "workload.block_channels=[8, 16, 32]", "layout={replicate: 1}")
-
-
-def publish(spec: RingSpec, storage: Storage) -> str:
-    """Prepare, train and publish in this process, as the stages do on a cluster."""
-    prepare.run(spec, storage)
-    prepared, checkpoints = prepared_folder(spec, storage), Checkpoints(storage, "checkpoints/one")
-    fit(spec, storage, prepared, checkpoints, lambda report: None)
-    workload, transform = WORKLOADS[spec.workload.kind], read_transform(storage, prepared)
-    model = workload.build(spec.workload, transform)
-    checkpoints.load_weights(checkpoints.steps()[-1], model)
-    train = read_train(storage, prepared, workload.ties)
-    test = read_split(storage, prepared, "test", workload.ties)
-    registry = Registry(storage, spec.name)
-    with TemporaryDirectory() as folder:
-        version.write(Path(folder), spec, transform, model, train, test, {})
-        name = registry.publish(Path(folder), {"key": "0", "run": "one", "step": 1, "prepared": prepared})
-    registry.promote(name)
-    return name
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,9 +17,7 @@ from cluster.lifecycle import Cluster
 from cluster.registry import CHAMPION, Registry
 from cluster.storage import Storage
 from jobs import pipeline, prepare, train
-from jobs.examples import digits, write_changed
 from jobs.prepared import read_split
-from jobs.spec import load_ring
 from serving.app import remove, stop_if_idle
 from serving.ask import Question, ask
 from tests.hdfs import DATA_NODE, NAME_NODE, HdfsServer
@@ -120,29 +117,6 @@ def test_plan_names_every_stage_and_writes_nothing(ring: Ring) -> None:
         assert line in planned
     assert not ring.storage.exists("prepared")
     assert not ring.storage.exists("plans")
-
-
-def test_the_ring_of_a_workload_without_an_application_ends_with_train(tmp_path: Path) -> None:
-    shipped = load_ring(Path(__file__).parents[2] / "jobs/specs/vision.yaml")
-    storage = Storage(str(tmp_path))
-    write_changed(storage, digits())
-    ends = "the vision workload has no application, its ring ends with train"
-    assert pipeline.plan(shipped, storage).splitlines()[-1] == f"serve: skip, {ends}"
-
-
-@pytest.mark.ray
-def test_such_a_ring_says_so_and_is_skipped_when_unchanged(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    overrides = ["train.num_epochs=1", "workload.block_channels=[4]"]
-    spec = load_ring(Path(__file__).parents[2] / "jobs/specs/vision.yaml", overrides)
-    storage = Storage(str(tmp_path))
-    write_changed(storage, digits())
-    assert pipeline.run(spec, storage).why == "ran prepare, train"
-    assert (
-        "serve: skipped (the vision workload has no application, its ring ends with train)" in capsys.readouterr().out
-    )
-    assert pipeline.run(spec, storage).why == "all unchanged"
 
 
 NUM_RAW_FILES = 24

@@ -22,10 +22,11 @@ from jobs.spec import DistillSpec, RingSpec, load_ring
 from jobs.teacher import check_teacher, taught, teacher_of
 from jobs.workloads import WORKLOADS
 from tests.jobs.parallel.workers import run_together
-from tests.jobs.test_compress import SPECS, publish
+from tests.jobs.published import publish
 
 Ring = tuple[RingSpec, Storage, str]
 CPU = torch.device("cpu")
+SPECS = Path(__file__).parents[2] / "jobs/specs"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from cluster.errors import ClusterError, RegistryError, SpecError
 from cluster.spec import dump
 from cluster.storage import Storage
 from jobs.spec import RingSpec
+from jobs.workloads import WORKLOADS
 from serving.app import APPLICATIONS, check_free, deploy, main, remove, stop_if_idle
 from serving.ask import Question, ask
 
@@ -50,16 +51,8 @@ def test_an_unknown_key_is_a_spec_error(spec_file: Path) -> None:
         main([str(spec_file), "serving.prot=1"])
 
 
-@pytest.mark.parametrize("kind", ["vision"])
-@pytest.mark.parametrize("option", ["--once", "--plan"])
-def test_a_workload_without_an_application_is_refused_with_code_2(kind: str, option: str, tmp_path: Path) -> None:
-    spec = Path(__file__).parents[2] / f"jobs/specs/{kind}.yaml"
-    line = [sys.executable, "-m", "serving.app", str(spec), f"storage={tmp_path}", option]
-    ended = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
-    assert f"the {kind} workload has no application, its versions cannot be served" in ended.stderr
-    assert "those that have one: language, recommender, tabular" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_every_workload_has_an_application() -> None:
+    assert set(APPLICATIONS) == set(WORKLOADS)
 
 
 def test_without_a_version_nothing_is_started(spec_file: Path, tmp_path: Path) -> None:

