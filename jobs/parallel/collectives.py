@@ -43,6 +43,15 @@ def from_first(value: T, group: ProcessGroup | None = None) -> T:
     return received
 
 
+def all_of(value: T) -> list[T]:
+    """The value of every worker, by rank; it can be pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def done_by_first(work: Callable[[], T], group: ProcessGroup | None = None) -> T:
     """What `work` returns where the first worker calls it, on every worker; likewise the error that it raises."""
     returned: T | None = None

@@ -1,6 +1,7 @@
 """Plots: small pictures as SVG, in the colours of the page's style sheet; every one says in words what it shows."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from jobs.features.column_profile import Histogram
@@ -73,6 +74,25 @@ def pairs(first: Sequence[float], second: Sequence[float], title: str) -> str:
         bars.append(_bar("tail", place * step + step * 0.1, one / highest, step * 0.4))
         bars.append(_bar("bar", place * step + step * 0.5, other / highest, step * 0.4))
     return _picture(WIDTH, HEIGHT, title, [*bars, f'<path class="axis" d="M0 {HEIGHT - 0.5}H{WIDTH}"/>'])
+
+
+def lines(curves: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
+    """Curves of x and y over one axis, in the colours `curve0` and `curve1`; what is not finite is left out."""
+    points = [point for curve in curves.values() for point in curve if math.isfinite(point[1])]
+    if not points:
+        return _picture(WIDTH, HEIGHT, f"{title}: nothing to draw", [])
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    wide, tall = (right - left) or 1.0, (high - low) or 1.0
+    drawn = []
+    for place, curve in enumerate(curves.values()):
+        path = " ".join(
+            f"{(x - left) / wide * (WIDTH - 2) + 1:.1f},{HEIGHT - 2 - (y - low) / tall * (HEIGHT - 4):.1f}"
+            for x, y in curve
+            if math.isfinite(y)
+        )
+        drawn.append(f'<polyline class="curve curve{place}" points="{path}"/>')
+    said = f"{title}; from {low:.4g} to {high:.4g}"
+    return _picture(WIDTH, HEIGHT, said, [*drawn, f'<path class="axis" d="M0 {HEIGHT - 0.5}H{WIDTH}"/>'])
 
 
 def _bar(kind: str, x: float, height: float, width: float) -> str:

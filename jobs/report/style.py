@@ -44,6 +44,12 @@ svg .end { text-anchor: end; fill: var(--quiet); }
 .warn { fill: var(--warn); }
 .track { fill: var(--line); }
 .axis { stroke: var(--line); }
+.curve { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+.curve0 { stroke: var(--soft); }
+.curve1 { stroke: var(--blue); }
+.node { fill: var(--card); stroke: var(--line); }
+.rank { fill: var(--soft); }
+svg.nodes { max-width: 760px; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: 1px 12px; margin: 8px 0 0; font-size: 13px; }
 dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0; padding: 0; list-style: none; font-size: 13px; }

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.parallel.collectives import done_by_first, from_first, rank, sum_over_all, world_size
+from jobs.parallel.collectives import all_of, done_by_first, from_first, rank, sum_over_all, world_size
 from tests.jobs.parallel.workers import run_together
 
 NUM_WORKERS = 3
@@ -25,6 +25,7 @@ def report_from_a_worker(folder: Path) -> None:
         "sum": sum_over_all(given * (rank() + 1)),
         "from_first": from_first({"rank": rank(), "path": f"step-{rank()}"}),
         "done": done_by_first(lambda: f"by {rank()}"),
+        "all": all_of(f"of {rank()}"),
         "given": given.detach(),
     }
     with pytest.raises(NotThereError) as caught:
@@ -55,6 +56,10 @@ def test_what_the_first_has_is_on_each(three: list[dict[str, object]]) -> None:
     assert all(worker["from_first"] == {"rank": 0, "path": "step-0"} for worker in three)
 
 
+def test_what_each_has_is_on_each_by_rank(three: list[dict[str, object]]) -> None:
+    assert all(worker["all"] == ["of 0", "of 1", "of 2"] for worker in three)
+
+
 def test_what_the_first_does_is_done_once_and_known_to_each(three: list[dict[str, object]]) -> None:
     assert all(worker["done"] == "by 0" for worker in three)
 
@@ -64,7 +69,7 @@ def test_an_error_of_the_first_is_raised_on_each(three: list[dict[str, object]])
 
 
 def test_one_process_speaks_for_itself() -> None:
-    assert (rank(), world_size(), from_first("a")) == (0, 1, "a")
+    assert (rank(), world_size(), from_first("a"), all_of("a")) == (0, 1, "a", ["a"])
     assert sum_over_all(torch.tensor([2.0])).tolist() == [2.0]
     with pytest.raises(NotThereError, match="said by 0"):
         done_by_first(fail)

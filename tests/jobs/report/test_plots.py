@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import pytest
 
 from jobs.features.column_profile import Histogram
-from jobs.report.plots import HEIGHT, WIDTH, categories, histogram, meter, pairs, stacked
+from jobs.report.plots import HEIGHT, WIDTH, categories, histogram, lines, meter, pairs, stacked
 
 
 def rects(svg: str, kind: str) -> list[tuple[float, ...]]:
@@ -55,3 +55,23 @@ def test_every_picture_says_what_it_shows() -> None:
     for svg in (meter(0.5, "a <b>"), stacked([], "a <b>"), pairs((), (), "a <b>"), categories((), "a <b>")):
         tree = ElementTree.fromstring(svg)
         assert (tree.get("role"), tree.get("aria-label"), tree.findtext("title")) == ("img", "a <b>", "a <b>")
+
+
+def test_curves_share_their_axes_and_stay_inside() -> None:
+    svg = lines({"pale": [(0, 4.0), (10, 0.0), (20, float("nan"))], "dark": [(5, 2.0), (20, 1.0)]}, "loss")
+    found = {each.get("class"): each.get("points") for each in ElementTree.fromstring(svg).iter("polyline")}
+    pale, dark = (
+        [tuple(map(float, point.split(","))) for point in str(found[name]).split()]
+        for name in ("curve curve0", "curve curve1")
+    )
+    assert len(pale) == 2  # the value that is not finite is left out
+    assert pale[0] == pytest.approx((1, 2))
+    assert pale[1] == pytest.approx((WIDTH / 2, HEIGHT - 2))
+    assert dark[0] == pytest.approx((1 + (WIDTH - 2) / 4, HEIGHT / 2))
+    assert dark[1][0] == pytest.approx(WIDTH - 1)
+    assert "from 0 to 4" in svg
+
+
+def test_curves_of_one_value_or_of_none_are_drawn_all_the_same() -> None:
+    ElementTree.fromstring(lines({"one": [(3, 2.0)]}, "loss"))
+    assert "nothing to draw" in lines({"one": [], "other": [(1, float("inf"))]}, "loss")

@@ -1,0 +1,60 @@
+"""What a training run came to epoch by epoch, in files beside its checkpoints: for its page, and for who asks later.
+
+checkpoints/<name>/<key>/run/epoch-00001.json    an epoch, with its anomalies; written anew where it is trained again
+checkpoints/<name>/<key>/run/places.json         the node of each worker, by rank
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter
+
+from cluster.storage import Storage
+from jobs.anomalies import Anomaly
+from jobs.fit import EpochReport
+
+
+@dataclass(frozen=True)
+class LoggedEpoch:
+    """An epoch as it was written."""
+
+    report: EpochReport
+    anomalies: tuple[Anomaly, ...]
+
+
+_EPOCH = TypeAdapter(LoggedEpoch)
+
+
+class RunLog:
+    """The files of one run."""
+
+    def __init__(self, storage: Storage, checkpoints: str) -> None:
+        """`checkpoints` is the folder of the run's checkpoints."""
+        self._storage, self._folder = storage, f"{checkpoints}/run"
+
+    def add(self, report: EpochReport, anomalies: Sequence[Anomaly]) -> None:
+        """Write an epoch."""
+        content = asdict(LoggedEpoch(report, tuple(anomalies)))
+        self._storage.write(f"{self._folder}/epoch-{report.epoch:05d}.json", json.dumps(content).encode())
+
+    def add_places(self, nodes: Sequence[str]) -> None:
+        """Write on which node each rank stands."""
+        self._storage.write(f"{self._folder}/places.json", json.dumps(list(nodes)).encode())
+
+    def epochs(self) -> list[LoggedEpoch]:
+        """All that were written, in order."""
+        return [_EPOCH.validate_python(json.loads(self._storage.read(path))) for path in self._paths("epoch-")]
+
+    def places(self) -> list[str]:
+        """The node of each rank, of the newest start; none where no worker has started."""
+        found: list[str] = []
+        for path in self._paths("places"):
+            found = json.loads(self._storage.read(path))
+        return found
+
+    def _paths(self, prefix: str) -> list[str]:
+        if not self._storage.exists(self._folder):
+            return []
+        names = sorted(str(info.path).rsplit("/", 1)[1] for info in self._storage.files(self._folder))
+        return [f"{self._folder}/{name}" for name in names if name.startswith(prefix)]
