@@ -16,12 +16,12 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig
 
 from cluster.command import run as run_command
 from cluster.environment import applied
-from cluster.errors import SpecError
+from cluster.errors import ClusterError, SpecError
 from cluster.lifecycle import connected
 from cluster.placement import Demand
 from cluster.registry import CHAMPION, Registry
@@ -31,6 +31,7 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.anomalies import Watch
 from jobs.event_files import EventFiles
+from jobs.failures import classify, user_error_of
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
@@ -172,7 +173,7 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkp
         "rows": open_stream(split, spec.seed, spec.train, steps[-1] if steps else 0),
     }
     with applied(TRAIN_ENVIRONMENT), _interrupt_restored(), TemporaryDirectory() as scratch:
-        PlacedTrainer(
+        trainer = PlacedTrainer(
             spec.layout,
             demand,
             train_on_worker,
@@ -186,7 +187,12 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkp
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=spec.train.max_failures),
             ),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            failures = error.worker_failures
+            raise user_error_of(failures) or ClusterError(classify(failures).line()) from error
 
 
 @contextmanager
