@@ -15,6 +15,7 @@ from cluster.errors import SpecError, nearest
 from cluster.spec import dump
 from cluster.storage import Storage
 from jobs.features.transform import Transform
+from jobs.moving_average import averages_as_weights
 from jobs.optimization import learning_rate
 from jobs.parallel import check as check_layout
 from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
@@ -246,13 +247,14 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
 
 
 def _validate(training: _Training) -> dict[str, float]:
-    """The metrics on the validation rows, measured by the first worker on the whole model."""
+    """The metrics on the validation rows, measured by the first worker on the whole model, averaged where it is."""
     workload, spec = WORKLOADS[training.spec.workload.kind], training.spec.workload
-    model = _whole_model(training)
     metrics: dict[str, float] = {}
-    if model is not None:
-        assert training.valid is not None
-        metrics = workload.evaluate(spec, model.eval(), training.transform, training.valid)
+    with averages_as_weights(training.step.optimizer):
+        model = _whole_model(training)
+        if model is not None:
+            assert training.valid is not None
+            metrics = workload.evaluate(spec, model.eval(), training.transform, training.valid)
     return from_first(metrics)
 
 

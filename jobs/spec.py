@@ -110,6 +110,9 @@ class TrainSpec(Spec):
     """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
     distill: DistillSpec | None = None
     """What to learn from besides the labels."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keeps a moving average of the weights, of which each step leaves this share, less at first; what is validated
+    and published is the average then. 0.999 is usual, less for a run of few steps."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where the cluster has one for every worker."""
     early_stopping: EarlyStoppingSpec

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jobs.moving_average import decay_of, update
 from jobs.optimization import build_optimizer, learning_rate, set_learning_rate
 from jobs.parallel.feed import StepRows
 from jobs.parallel.gradients import clip_factor, gradient_norm, scale_gradients
@@ -53,6 +54,8 @@ class TrainingStep:
             norm = gradient_norm(self._parameters, self._parted.mesh) / self.loss_scale
         if self._moves(norm):
             self.optimizer.step()
+            if self._spec.ema_decay is not None:
+                update(self.optimizer, decay_of(self._spec.ema_decay, number))
         return StepResult(total / scale, norm)
 
     def _moves(self, norm: Tensor | None) -> bool:

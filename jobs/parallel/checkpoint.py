@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from cluster.errors import StorageError
 from cluster.storage import Storage
 from jobs.parallel.checkpoint_reader import CheckpointReader
-from jobs.parallel.checkpoint_state import put_state, state_to_fill
+from jobs.parallel.checkpoint_state import put_state, state_to_fill, weights_to_fill
 
 PREFIX = "step-"
 
@@ -88,15 +88,16 @@ class Checkpoints:
             return self.progress(step)
 
     def load_weights(self, step: int, model: nn.Module) -> None:
-        """Put a step's weights alone into a whole model, in one process and whether it has a process group or not.
+        """Put a step's weights into a whole model: their moving averages where the run keeps them.
+
+        In one process, whether it has a process group or not.
 
         Raises:
             StorageError: the checkpoint cannot be read.
         """
         with storage_errors(self.storage, f"the checkpoint of step {step} cannot be read"):
-            weights = model.state_dict()
-            _load({"model": weights}, CheckpointReader(self.storage, self.at(step)), alone=True)
-            model.load_state_dict(weights)
+            reader = CheckpointReader(self.storage, self.at(step))
+            _load(dict(weights_to_fill(model, reader.metadata)), reader, alone=True)
 
     def publish(self, staged: str, progress: Progress, origin: Origin, keep: int) -> None:
         """Make what was staged the checkpoint of `progress.step`, then prune to the newest `keep` and the best."""

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import STORAGE_TYPES, Metadata, TensorStorageMetadata
 from torch.optim import Optimizer
 
+AVERAGE = "average"
+"""What the moving average of a weight goes by among what the optimizer keeps of it; see `jobs.moving_average`."""
+
 
 class State(TypedDict):
     """What a checkpoint holds of the part of a model that a worker has; tensors may be DTensors."""
@@ -53,6 +56,16 @@ def state_to_fill(model: nn.Module, metadata: Metadata) -> State:
         if name in saved
     }
     return {"model": weights, "optimizer": kept}
+
+
+def weights_to_fill(model: nn.Module, metadata: Metadata) -> State:
+    """The tensors of a whole model, each to be filled with the weight's average where the checkpoint has one."""
+    averaged = {path[1] for path in metadata.planner_data.values() if path[0] == "optimizer" and path[2] == AVERAGE}
+    weights = model.state_dict()
+    return {
+        "model": {name: value for name, value in weights.items() if name not in averaged},
+        "optimizer": {name: {AVERAGE: value} for name, value in weights.items() if name in averaged},
+    }
 
 
 def put_state(model: nn.Module, optimizer: Optimizer, state: State) -> None:

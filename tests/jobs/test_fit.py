@@ -6,16 +6,20 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cluster.errors import SpecError
 from cluster.lifecycle import Cluster
+from cluster.storage import Storage
+from jobs import prepare
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import prepared_folder
 from jobs.parallel.checkpoint import Checkpoints, Progress
 from jobs.parallel.collectives import rank, world_size
-from jobs.spec import RingSpec
+from jobs.prepared import read_split, read_transform
+from jobs.spec import RingSpec, load_ring
 from jobs.workloads import WORKLOADS
 from tests.jobs.conftest import NUM_USERS, RATINGS_A_USER, Ring
 from tests.jobs.parallel.workers import run_together
@@ -201,6 +205,59 @@ def test_any_number_of_processes_has_the_loss_and_gradient_of_one(
             norms = [report["gradient_norm"] for report in got]
             assert norms == pytest.approx([e.gradient_norm for e in expected], rel=1e-5), settings
             assert [report["step"] for report in got] == [report.step for report in expected]
+
+
+TABLE = """
+name: table
+storage: {storage}
+raw: {{events: {{path: raw/table}}}}
+prepare: {{split: {{by: hash}}}}
+workload: {{kind: tabular, label: label, numeric: [a, b], categorical: [place], hidden_dim: 8, feed_forward_dim: 8}}
+train:
+  num_epochs: 3
+  batch_size: 16
+  ema_decay: 0.99
+  optimizer: {{learning_rate: 0.05}}
+  early_stopping: {{metric: log_loss, mode: min}}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> tuple[RingSpec, Storage]:
+    """Prepared rows of a table, and a spec that averages weights."""
+    storage = Storage(str(tmp_path / "storage"))
+    generator = np.random.default_rng(0)
+    lines = ["id,a,b,place,label"]
+    for number, (a, b) in enumerate(generator.normal(size=(200, 2))):
+        place = generator.choice(["north", "south"])
+        lines.append(f"{number},{a},{b},{place},{'yes' if a + b + generator.normal() > 0 else 'no'}")
+    storage.write("raw/table/table.csv", "\n".join([*lines, ""]).encode())
+    (tmp_path / "table.yaml").write_text(TABLE.format(storage=storage.uri))
+    spec = load_ring(tmp_path / "table.yaml")
+    prepare.run(spec, storage)
+    return spec, storage
+
+
+def test_what_is_validated_and_published_is_the_average(table: tuple[RingSpec, Storage]) -> None:
+    spec, storage = table
+    prepared, checkpoints = prepared_folder(spec, storage), Checkpoints(storage, "checkpoints/table")
+    reports: list[EpochReport] = []
+    fit(spec, storage, prepared, checkpoints, reports.append)
+    transform = read_transform(storage, prepared)
+    loaded = {}
+    for step in checkpoints.steps():
+        model = WORKLOADS["tabular"].build(spec.workload, transform).eval()
+        checkpoints.load_weights(step, model)
+        valid = read_split(storage, prepared, "valid", WORKLOADS["tabular"].ties)
+        loaded[step] = WORKLOADS["tabular"].evaluate(spec.workload, model, transform, valid)
+    assert loaded == {report.step: report.metrics for report in reports if report.step in checkpoints.steps()}
+    end = checkpoints.progress(checkpoints.steps()[-1])
+    assert end.best_value == min(report.metrics["log_loss"] for report in reports)
+    plain = RingSpec.model_validate(spec.model_dump() | {"train": spec.train.model_dump() | {"ema_decay": None}})
+    without: list[EpochReport] = []
+    fit(plain, storage, prepared, None, without.append)
+    assert [report.loss for report in without] == [report.loss for report in reports]
+    assert all(one.metrics != other.metrics for one, other in zip(without, reports, strict=True))
 
 
 REPORT = EpochReport(

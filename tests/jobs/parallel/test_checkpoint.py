@@ -12,6 +12,7 @@ from torch import Tensor
 from cluster.errors import StorageError
 from cluster.storage import Storage
 from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
+from jobs.parallel.checkpoint_state import AVERAGE
 from jobs.parallel.checkpoint_writer import CheckpointWriter
 from jobs.parallel.collectives import rank
 from tests.jobs.parallel.parted_run import LAYOUTS, Run, look, new_run
@@ -128,6 +129,16 @@ def test_weights_alone_load_into_a_model_without_its_optimizer(checkpoints: Chec
     write(checkpoints, run)
     checkpoints.load_weights(3, other.model)
     assert_same(other.model.state_dict(), run.model.state_dict())
+
+
+def test_weights_that_have_an_average_load_as_that(checkpoints: Checkpoints) -> None:
+    run, other = new_run().train(0, 3), new_run(seed=1)
+    name, averaged = next(iter(run.model.named_parameters()))
+    run.optimizer.state[averaged][AVERAGE] = torch.full_like(averaged, 0.25)
+    write(checkpoints, run)
+    checkpoints.load_weights(3, other.model)
+    expected = {**run.model.state_dict(), name: torch.full_like(averaged, 0.25)}
+    assert_same(other.model.state_dict(), expected)
 
 
 def test_the_newest_and_the_best_stay(checkpoints: Checkpoints) -> None:

@@ -5,7 +5,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.optim import SGD, Adam, Optimizer
 
-from jobs.parallel.checkpoint_state import State, put_state, state_to_fill, training_state
+from jobs.parallel.checkpoint_state import AVERAGE, State, put_state, state_to_fill, training_state, weights_to_fill
 
 
 def metadata_of(state: State) -> Metadata:
@@ -81,6 +81,20 @@ def test_a_weight_that_never_got_a_gradient_has_no_state_again_and_the_others_ha
     put_state(other, again, saved)
     torch.testing.assert_close(again.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_weight_is_filled_with_its_average_where_one_was_kept_under_any_of_its_names() -> None:
+    model, other = Tied(), Tied()
+    optimizer = adam(model)
+    stepped(model, optimizer, 1)
+    optimizer.state[model.first.weight][AVERAGE] = torch.zeros(3, 3)
+    optimizer.state[model.last.bias][AVERAGE] = torch.zeros(3)
+    room = weights_to_fill(other, metadata_of(training_state(model, optimizer)))
+    assert set(room["optimizer"]) == {"first.weight", "last.weight", "last.bias"}
+    assert all(set(kept) == {AVERAGE} for kept in room["optimizer"].values())
+    assert set(room["model"]) == {"first.bias", "idle.weight", "idle.bias", "frozen.weight", "frozen.bias"}
+    room["optimizer"]["last.bias"][AVERAGE].fill_(7)
+    assert other.last.bias.tolist() == [7, 7, 7]
 
 
 def test_what_is_put_moves_with_the_optimizer_and_its_own_settings() -> None:
