@@ -166,6 +166,7 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.devic
         workload.tensors,
         lambda generator: workload.draw(spec.workload, transform, generator),
         partition.sequence,
+        lambda batch, other: workload.augment(spec.workload, batch, other),
     )
     feed = Feed(source, spec.layout, rank(), spec.seed, spec.train.batch_size, device)
     step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs)

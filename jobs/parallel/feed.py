@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from cluster.layout import Layout
-from jobs.parallel.sample_order import EpochOrder, replica_rows, row_keys, step_generator, steps_in_epoch
+from jobs.parallel.sample_order import EpochOrder, other_places, replica_rows, row_keys, step_generator, steps_in_epoch
 from jobs.workloads.chain import Batch
 
 READ_AHEAD = 2
@@ -66,6 +66,8 @@ class Source:
     """What a step draws by chance for its whole global batch."""
     sequence: tuple[str, ...] = ()
     """The entries whose second dim is the position in a sequence."""
+    augment: Callable[[Batch, Callable[[], Batch]], Batch] | None = None
+    """Changes the entries of whole rows by their `key`; its second argument gives another row of each step for each."""
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,28 @@ class Feed:
         taken = np.concatenate([start + places for start, (places, _) in zip(starts, parts, strict=True)])
         is_whole = np.array_equal(taken, np.arange(rows.num_rows))  # then a copy would be for nothing
         entries = self._source.tensors(rows if is_whole else rows.take(taken))
+        keys = [row_keys(self._seed, first + number, places) for number, (places, _) in enumerate(parts)]
+        entries["key"] = torch.from_numpy(np.concatenate(keys))
+        if self._source.augment:
+
+            def other() -> Batch:
+                chosen = [
+                    start + other_places(self._seed, first + number, length)[places]
+                    for number, (start, length, (places, _)) in enumerate(zip(starts, lengths, parts, strict=True))
+                ]
+                return self._source.tensors(rows.take(np.concatenate(chosen)))
+
+            entries = self._source.augment(entries, other)
         entries |= {name: self._stretch(entries[name]) for name in self._source.sequence}
         of_steps = zip(*(values.split(len(parts[0][0])) for values in entries.values()), strict=True)
         return [
-            self._step(dict(zip(entries, values, strict=True)), first + number, length, *parts[number])
+            self._step(dict(zip(entries, values, strict=True)), first + number, length, parts[number][1])
             for number, (values, length) in enumerate(zip(of_steps, lengths, strict=True))
         ]
 
-    def _step(self, rows: Batch, number: int, length: int, places: np.ndarray, weight: np.ndarray) -> StepRows:
+    def _step(self, rows: Batch, number: int, length: int, weight: np.ndarray) -> StepRows:
         """This worker's rows of step `number`, whose global batch has `length`."""
-        rows |= {"key": torch.from_numpy(row_keys(self._seed, number, places)), "weight": torch.from_numpy(weight)}
+        rows |= {"weight": torch.from_numpy(weight)}
         drawn = self._source.draw(step_generator(self._seed, number, "draw"))
         passes = zip(*(values.chunk(self._layout.accumulation) for values in rows.values()), strict=True)
         return StepRows(

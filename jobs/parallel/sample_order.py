@@ -83,6 +83,12 @@ def row_keys(seed: int, step: int, places: np.ndarray) -> np.ndarray:
     return keys
 
 
+def other_places(seed: int, step: int, num_rows: int) -> np.ndarray:
+    """For each place of a global batch the place of another row, or now and then its own: every row goes to one
+    [rows], int64."""
+    return _generator(seed, step, "other").permutation(num_rows)
+
+
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     """A generator of what a step draws by chance; the same on every rank, and after a restart."""
     entropy = np.random.SeedSequence([seed, step, zlib.crc32(purpose.encode())])

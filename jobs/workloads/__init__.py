@@ -79,6 +79,12 @@ class Workload(Protocol[S, O]):
         In training the feed adds `key` [rows] int64, a number of each row's own in this step, for `RowDropout`.
         """
 
+    def augment(self, spec: S, batch: Batch, other: Callable[[], Batch], /) -> Batch:
+        """Rows of training changed by chance, or the batch as it is; a pure function of rows and `key`.
+
+        `other` gives another row of the same step for each, or now and then the same: their tensors.
+        """
+
     def draw(self, spec: S, transform: Transform, generator: Generator, /) -> Batch:
         """What a step draws by chance for its whole global batch; the same on all ranks."""
 

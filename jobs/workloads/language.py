@@ -24,6 +24,7 @@ from jobs.workloads import byte_models
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.divergence import divergence
 from jobs.workloads.partition import Partition, TensorRole
+from jobs.workloads.text_augment import TextAugmentSpec, augmented
 from jobs.workloads.text_windows import (
     BYTES,
     bytes_of,
@@ -65,6 +66,7 @@ class LanguageSpec(TransformerSpec):
     """Whether documents follow each other in a row, instead of each filling up its last row."""
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each position that is wanted of all tokens alike."""
+    augment: TextAugmentSpec = TextAugmentSpec()
 
     @model_validator(mode="after")
     def _has_targets(self) -> "LanguageSpec":
@@ -159,6 +161,13 @@ def tensors(rows: pa.Table) -> Batch:
         "position": torch.from_numpy(np.tile(place, (rows.num_rows, 1))),
         "num_targets": torch.from_numpy(is_target.sum(1).astype(np.float32)),
     }
+
+
+def augment(spec: LanguageSpec, batch: Batch, other: Callable[[], Batch]) -> Batch:
+    """Some of the tokens that are read replaced, as the spec says."""
+    if not spec.augment.replace:
+        return batch
+    return batch | {"token": augmented(spec.augment, batch["token"], batch["key"])}
 
 
 def draw(spec: LanguageSpec, transform: Transform, generator: Generator) -> Batch:

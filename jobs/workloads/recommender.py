@@ -215,6 +215,11 @@ def tensors(rows: pa.Table) -> Batch:
     }
 
 
+def augment(spec: RecommenderSpec, batch: Batch, other: Callable[[], Batch]) -> Batch:
+    """Ratings stay as they are."""
+    return batch
+
+
 def draw(spec: RecommenderSpec, transform: Transform, generator: Generator) -> Batch:
     """`negatives`: known items, drawn evenly."""
     size = _vocabulary(transform, "item").size

@@ -27,6 +27,7 @@ from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.dropout import RowDropout
 from jobs.workloads.partition import Partition
+from jobs.workloads.table_augment import TableAugmentSpec, augmented
 
 ID = "id"
 NUMBER, CATEGORY, VECTOR = "number:", "category:", "vector:"
@@ -67,6 +68,7 @@ class TabularSpec(Spec):
     """In training, the share of each row that is wanted of all classes alike."""
     class_weights: Literal["alike", "balanced"] = "alike"
     """Whether every row counts alike in training, or every class."""
+    augment: TableAugmentSpec = TableAugmentSpec()
 
     @model_validator(mode="after")
     def _names_columns(self) -> "TabularSpec":
@@ -244,6 +246,11 @@ def tensors(rows: pa.Table) -> Batch:
         "class": classification.classes(rows),
         **classification.weights(rows),
     }
+
+
+def augment(spec: TabularSpec, batch: Batch, other: Callable[[], Batch]) -> Batch:
+    """Cells with noise, of another row or taken away, as the spec says."""
+    return batch if spec.augment == TableAugmentSpec() else augmented(spec.augment, batch, other)
 
 
 def draw(spec: TabularSpec, transform: Transform, generator: Generator) -> Batch:

@@ -26,6 +26,7 @@ from jobs.features.vocabulary import Vocabulary
 from jobs.workloads import classification
 from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
+from jobs.workloads.image_augment import ImageAugmentSpec, augmented
 from jobs.workloads.partition import Partition
 
 NUM_GROUPS = 8
@@ -56,6 +57,7 @@ class VisionSpec(Spec):
     """In training, the share of each row that is wanted of all classes alike."""
     class_weights: Literal["alike", "balanced"] = "alike"
     """Whether every row counts alike in training, or every class."""
+    augment: ImageAugmentSpec = ImageAugmentSpec()
 
 
 def event_columns(spec: VisionSpec) -> tuple[Column, ...]:
@@ -185,6 +187,14 @@ def tensors(rows: pa.Table) -> Batch:
         "class": classification.classes(rows),
         **classification.weights(rows),
     }
+
+
+def augment(spec: VisionSpec, batch: Batch, other: Callable[[], Batch]) -> Batch:
+    """Images turned, scaled, cropped, mirrored, with noise, as the spec says."""
+    if spec.augment == ImageAugmentSpec():
+        return batch
+    images = batch["pixels"].unflatten(1, (spec.channels, spec.height, spec.width))
+    return batch | {"pixels": augmented(spec.augment, images, batch["key"]).flatten(1)}
 
 
 def draw(spec: VisionSpec, transform: Transform, generator: Generator) -> Batch:

@@ -260,6 +260,29 @@ def test_what_is_validated_and_published_is_the_average(table: tuple[RingSpec, S
     assert all(one.metrics != other.metrics for one, other in zip(without, reports, strict=True))
 
 
+def test_a_run_that_averages_and_augments_ends_to_the_bit_as_one_that_was_not_stopped(
+    table: tuple[RingSpec, Storage],
+) -> None:
+    spec, storage = table
+    changed = {"train": {"checkpoint_every_steps": 3, "keep_checkpoints": 99}}
+    changed |= {"workload": {"augment": {"noise": 0.1, "swap": 0.2, "drop": 0.1}}}
+    given = spec.model_dump()
+    spec = RingSpec.model_validate(given | {name: given[name] | keys for name, keys in changed.items()})
+    prepared = prepared_folder(spec, storage)
+    whole, stopped = (Checkpoints(storage, f"checkpoints/{name}") for name in ("whole", "stopped"))
+    for checkpoints in (whole, stopped):
+        fit(spec, storage, prepared, checkpoints, lambda report: None)
+    end = whole.steps()[-1]
+    amid = end // 2 // 3 * 3
+    for step in stopped.steps():
+        if step > amid:
+            storage.remove(stopped.at(step))
+    fit(spec, storage, prepared, stopped, lambda report: None)
+    assert 0 < amid in stopped.steps()
+    assert stopped.steps() == whole.steps()
+    assert state_at(stopped, end) == state_at(whole, end)
+
+
 REPORT = EpochReport(
     epoch=2,
     num_epochs=4,

@@ -80,6 +80,9 @@ CASES = {
     # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.
     "vision_float64": [*ANY_MODEL, *CHAINS],
     "recommender": [layout for layout in ANY_MODEL if "recompute" not in layout],
+    "tabular_augmented": [{"replicate": 2}],
+    "vision_float64_augmented": [{"pipeline": 2, "micro_batches": 4, "accumulation": 2}],
+    "language_augmented": [{"context": 2}, {"shard": 2}],
 }
 
 
@@ -121,6 +124,14 @@ def test_a_layout_has_the_loss_and_gradient_of_one_process(name: str, layout: La
         assert all(len(values) == NUM_STEPS for curves in found.values() for values in curves.values())
         apart = differences(name, found)
         assert max(apart.values()) < TOLERANCE, (worker, apart)
+
+
+@pytest.mark.parametrize("name", ["tabular", "vision_float64", "language"])
+def test_what_augmentation_changes_is_seen(name: str) -> None:
+    plain, augmented = alone(name, "sgd"), alone(f"{name}_augmented", "sgd")
+    apart = [abs(one - other) / one for one, other in zip(plain.losses, augmented.losses, strict=True)]
+    assert min(apart) > 10 * TOLERANCE
+    assert max(apart) > 100 * TOLERANCE
 
 
 @pytest.mark.equivalence

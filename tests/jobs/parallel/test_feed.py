@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -143,6 +143,36 @@ def test_an_epoch_holds_every_row_once(layout: Layout, num_rows: int, batch_size
 @on_any_layout
 def test_rows_of_a_step_and_their_keys_are_those_of_one_worker(layout: Layout, num_rows: int, batch_size: int) -> None:
     assert keys_of_steps(layout, num_rows, batch_size) == keys_of_steps(Layout(), num_rows, batch_size)
+
+
+def augmenting(num_rows: int) -> Source:
+    """Tensors that also say which row was beside, and by which key they were changed."""
+
+    def augment(batch: dict[str, Tensor], other: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        beside = other()
+        assert batch["text"].shape == beside["text"].shape == (len(batch["key"]), LENGTH)
+        return batch | {"beside": beside["row"], "changed_by": batch["key"], "text": -batch["text"]}
+
+    return replace(source(num_rows), augment=augment)
+
+
+@on_any_layout
+def test_rows_are_augmented_whole_by_their_keys_and_beside_rows_of_their_step(
+    layout: Layout, num_rows: int, batch_size: int
+) -> None:
+    wanted = list(alone(augmenting(num_rows), batch_size).epoch(1, 0))
+    beside = [dict(zip(counting(step), joined(step, "beside").tolist(), strict=False)) for step in wanted]
+    for step in beside:
+        assert sorted(step.values()) == sorted(step)  # every row of the step is beside one
+    for rank in range(layout.num_workers):
+        plain = epoch_of(layout, rank, num_rows, batch_size)
+        found = list(Feed(augmenting(num_rows), layout, rank, SEED, batch_size, CPU).epoch(1, 0))
+        for step, before, others in zip(found, plain, beside, strict=True):
+            assert torch.equal(joined(step, "changed_by"), joined(step, "key"))
+            assert torch.equal(joined(step, "key"), joined(before, "key"))
+            assert torch.equal(joined(step, "text"), -joined(before, "text"))
+            for row, other in zip(joined(step, "row").tolist(), joined(step, "beside").tolist(), strict=True):
+                assert others[row] == other
 
 
 @on_any_layout

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jobs.parallel import sample_order
-from jobs.parallel.sample_order import EpochOrder, replica_rows, row_keys, step_generator, steps_in_epoch
+from jobs.parallel.sample_order import EpochOrder, other_places, replica_rows, row_keys, step_generator, steps_in_epoch
 
 SIZES = [(1, 1), (7, 3), (12, 4), (12, 5), (13, 64), (100, 1), (1000, 64)]
 REPLICAS = [1, 2, 3, 8]
@@ -237,3 +237,13 @@ def test_the_key_of_a_row_is_that_of_its_place_whoever_has_it() -> None:
         for replica in range(num_replicas):
             places, _ = replica_rows(24, replica, num_replicas, 24)
             assert row_keys(7, 3, places).tolist() == whole[places].tolist()
+
+
+def test_every_row_of_a_step_is_beside_one_and_in_each_step_beside_another() -> None:
+    beside = [other_places(seed, step, 64) for seed, step in ((5, 2), (5, 3), (6, 2))]
+    assert all(sorted(places) == list(range(64)) for places in beside)
+    assert np.array_equal(beside[0], other_places(5, 2, 64))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (beside[one] == beside[other]).mean() < 0.2
+    own = np.mean([(other_places(5, step, 64) == np.arange(64)).sum() for step in range(500)])
+    assert abs(own - 1) < 0.25  # the mean number of fixed points of a random permutation

@@ -123,6 +123,11 @@ def vision() -> Sample:
     return fitted("vision", spec, events)
 
 
+def augmenting(given: Sample, **augment: Any) -> Sample:
+    """The same with a spec that has training change rows by chance."""
+    return replace(given, spec=type(given.spec).model_validate(given.spec.model_dump() | {"augment": augment}))
+
+
 SAMPLES: dict[str, Callable[[], Sample]] = {
     "recommender": recommender,
     "tabular": tabular,
@@ -130,6 +135,11 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "vision_float64": lambda: replace(vision(), dtype=torch.float64),
     "language": lambda: language(tie_embeddings=False),
     "language_tied": lambda: language(tie_embeddings=True),
+    "tabular_augmented": lambda: augmenting(tabular(), noise=0.2, swap=0.3, drop=0.2),
+    "vision_float64_augmented": lambda: augmenting(
+        replace(vision(), dtype=torch.float64), rotate_degrees=20, scale=0.1, crop_pixels=1, flip=True, noise=0.2
+    ),
+    "language_augmented": lambda: augmenting(language(tie_embeddings=False), replace=0.3),
 }
 
 
@@ -151,6 +161,7 @@ def source(given: Sample) -> Source:
         tensors,
         lambda generator: workload.draw(given.spec, given.transform, generator),
         workload.partition(given.spec).sequence,
+        lambda batch, other: workload.augment(given.spec, batch, other),
     )
 
 

@@ -5,6 +5,7 @@ from inspect import getmembers, isfunction
 
 import pyarrow as pa
 import pytest
+import torch
 
 from cluster.layout import Layout
 from jobs.workloads import WORKLOADS, Workload, event_keys, recommender
@@ -25,6 +26,31 @@ def test_every_workload_answers_the_whole_contract(kind: str) -> None:
     assert len(names) > 15
     assert [name for name in names if not hasattr(WORKLOADS[kind], name)] == []
     assert WORKLOADS[kind].lower_is_better <= set(WORKLOADS[kind].metrics)
+
+
+AUGMENTS = {
+    "vision": {"rotate_degrees": 20.0, "noise": 0.1},
+    "tabular": {"noise": 0.1, "swap": 0.2, "drop": 0.2},
+    "language": {"replace": 0.3},
+}
+"""What each workload can change by chance, and the entries that it may change."""
+CHANGED = {"vision": {"pixels"}, "tabular": {"numbers", "is_missing", "categories"}, "language": {"token"}}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_training_changes_rows_by_chance_only_where_the_spec_says_so_and_no_answers(kind: str) -> None:
+    workload, spec = WORKLOADS[kind], SPECS[kind]
+    train = prepare(RAW[kind], spec).train.table
+    batch = {**workload.tensors(train), "key": torch.arange(train.num_rows)}
+    before = {name: values.clone() for name, values in batch.items()}
+    assert workload.augment(spec, batch, dict) is batch
+    asked = type(spec).model_validate(spec.model_dump() | {"augment": AUGMENTS[kind]})
+    other = workload.tensors(train.take(list(range(train.num_rows))[::-1]))
+    found = workload.augment(asked, batch, lambda: other)
+    assert {name for name in found if not torch.equal(found[name], before[name])} == CHANGED[kind]
+    assert {name: values.dtype for name, values in found.items()} == {n: v.dtype for n, v in before.items()}
+    assert {name: values.shape for name, values in found.items()} == {n: v.shape for n, v in before.items()}
+    assert all(torch.equal(batch[name], values) for name, values in before.items())
 
 
 def test_events_are_told_apart_by_the_ties_that_they_have() -> None:
