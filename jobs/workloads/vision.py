@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from cluster.spec import Spec
@@ -58,6 +58,16 @@ class VisionSpec(Spec):
     class_weights: Literal["alike", "balanced"] = "alike"
     """Whether every row counts alike in training, or every class."""
     augment: ImageAugmentSpec = ImageAugmentSpec()
+
+    @model_validator(mode="after")
+    def _stays_in_sight(self) -> "VisionSpec":
+        most = min(self.height, self.width) - 1
+        if self.augment.crop_pixels > most:
+            raise ValueError(
+                f"augment.crop_pixels={self.augment.crop_pixels} could move all of an image of {self.height} x "
+                f"{self.width} pixels out of sight; give at most {most}"
+            )
+        return self
 
 
 def event_columns(spec: VisionSpec) -> tuple[Column, ...]:

@@ -70,6 +70,18 @@ def test_a_swapped_cell_is_the_other_rows_with_whether_it_is_missing() -> None:
         assert torch.equal(found[name], given[name])
 
 
+def test_tables_of_numbers_or_of_categories_alone_are_changed_too() -> None:
+    nothing = torch.empty(NUM_ROWS, 0)
+    given = rows() | {"numbers": nothing, "is_missing": nothing}
+    found = augmented(ALL, given, lambda: others() | {"numbers": nothing, "is_missing": nothing})
+    assert found["numbers"].shape == found["is_missing"].shape == nothing.shape
+    assert not torch.equal(found["categories"], given["categories"])
+    given, none = rows(), nothing.long()
+    found = augmented(ALL, given | {"categories": none}, lambda: others() | {"categories": none})
+    assert found["categories"].shape == none.shape
+    assert not torch.equal(found["numbers"], given["numbers"])
+
+
 def test_what_is_done_to_one_cell_says_nothing_of_the_others() -> None:
     kept = augmented(TableAugmentSpec(drop=0.5), rows(), asked_for_none)
     gone = torch.cat([kept["is_missing"][:, 1:], (kept["categories"] == 0).float()], dim=1)

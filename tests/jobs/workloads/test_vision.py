@@ -51,6 +51,13 @@ def test_every_channel_of_the_training_images_has_mean_0_and_variance_1() -> Non
     torch.testing.assert_close(pixels[:, 1].argsort(1), raw[:, 1].argsort(1))
 
 
+def test_a_crop_that_could_leave_nothing_of_an_image_is_refused() -> None:
+    message = "augment.crop_pixels=6 could move all of an image of 6 x 9 pixels out of sight; give at most 5"
+    with pytest.raises(ValidationError, match=message):
+        VisionSpec.model_validate({"height": 6, "width": 9, "augment": {"crop_pixels": 6}})
+    assert VisionSpec.model_validate({"height": 6, "width": 9, "augment": {"crop_pixels": 5}}).augment.moves
+
+
 def test_an_image_of_another_size_goes_to_quarantine_with_both_sizes() -> None:
     raw = pa.table({"id": ["1", "2"], "image": ["|".join(["0"] * 72), "|".join(["0"] * 64)], "label": ["x", "y"]})
     good, bad = check_rows(raw, vision.event_columns(COLOURED)).column("reason").to_pylist()
