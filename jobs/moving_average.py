@@ -24,21 +24,18 @@ def decay_of(ema_decay: float, step: int) -> float:
 
 @torch.no_grad()
 def update(optimizer: Optimizer, decay: float) -> None:
-    """Let the averages follow the weights that the optimizer has just moved; the first of them are the weights.
+    """Let the averages follow the weights after the optimizer's step; the first of them are the weights.
 
-    A weight without a gradient has not moved. It gets no average, also because an optimizer takes a weight of which
-    anything is kept for one that it has seen.
+    A weight that never had a gradient gets none, also because an optimizer takes a weight of which anything is kept
+    for one that it has seen.
     """
     averages, weights = [], []
     for weight in _weights(optimizer):
-        if weight.grad is None:
-            continue
-        kept = optimizer.state[weight]
-        if AVERAGE in kept:
-            averages.append(_local(kept[AVERAGE]))
+        if AVERAGE in optimizer.state.get(weight, ()):
+            averages.append(_local(optimizer.state[weight][AVERAGE]))
             weights.append(_local(weight))
-        else:
-            kept[AVERAGE] = weight.detach().clone()
+        elif weight.grad is not None:
+            optimizer.state[weight][AVERAGE] = weight.detach().clone()
     if averages:
         torch._foreach_lerp_(averages, weights, 1 - decay)
 

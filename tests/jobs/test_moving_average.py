@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel
 
 from cluster.layout import Layout
@@ -104,6 +104,19 @@ def test_a_weight_has_no_average_until_it_moves(optimizer_class: type[Adam | Ada
         has_average = {name: AVERAGE in optimizer.state.get(p, {}) for name, p in model.named_parameters()}
         assert has_average == {name: moving == "late" or name.startswith("first") for name in has_average}
     torch.testing.assert_close(optimizer.state[model["late"].bias][AVERAGE], model["late"].bias.detach())
+
+
+def test_an_average_follows_a_weight_that_a_step_left_where_it_was() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    for gradient in (torch.tensor([[1.0]]), torch.tensor([[1.0]]), None):
+        model.weight.grad = gradient
+        optimizer.step()
+        update(optimizer, 0.5)
+    assert model.weight.item() == 1.0  # after 2.0, with which the average began
+    assert optimizer.state[model.weight][AVERAGE].item() == 0.5 * (0.5 * 2.0 + 0.5 * 1.0) + 0.5 * 1.0
 
 
 def test_averages_change_places_with_the_weights_and_back_whatever_happens() -> None:
