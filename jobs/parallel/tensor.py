@@ -26,6 +26,8 @@ from jobs.workloads.partition import Partition, TensorRole
 
 POSITIONS = Shard(1)
 """Activations are [rows, positions, features]."""
+HEADS_DIM = 2
+"""Of what a `head_norm` takes: [rows, positions, heads, features]."""
 
 
 def check(layout: Layout, partition: Partition) -> None:
@@ -71,6 +73,8 @@ def _split(module: nn.Module, role: TensorRole, mesh: DeviceMesh, by_sequence: b
         "column": ColwiseParallel(),
         "row": RowwiseParallel(output_layouts=between),
         "head": ColwiseParallel(input_layouts=between, output_layouts=Replicate()),
+        # Each worker has other heads, so that the gradients of the one weight add up over the group.
+        "head_norm": SequenceParallel(sequence_dim=HEADS_DIM, use_local_output=True),
     }
     if by_sequence:
         styles["norm"] = SequenceParallel(use_local_output=True)

@@ -35,7 +35,7 @@ from jobs.workloads.text_windows import (
     tokens_of,
     windows,
 )
-from jobs.workloads.transformer import LAYER_ROLES, TransformerSpec, transformer
+from jobs.workloads.transformer import HEAD_NORM_ROLES, LAYER_ROLES, TransformerSpec, transformer
 
 IGNORED = -100
 """The target where there is nothing to predict; what torch's cross entropy leaves out."""
@@ -119,6 +119,8 @@ def trains_on(spec: LanguageSpec) -> None:
 def partition(spec: LanguageSpec) -> Partition:
     """Every axis; a tied matrix is in the first link and in the last one, so it stays whole and in one place."""
     tensor: dict[str, TensorRole] = {"embedding": "embedding", **LAYER_ROLES}
+    if spec.qk_norm:
+        tensor |= HEAD_NORM_ROLES
     divides: tuple[str, ...] = ("num_heads", "num_kv_heads", "feed_forward_dim")
     units: tuple[str, ...] = ("layer*",)
     refused = {}

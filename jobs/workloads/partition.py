@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-TensorRole = Literal["column", "row", "head", "norm", "block", "embedding"]
+TensorRole = Literal["column", "row", "head", "head_norm", "norm", "block", "embedding"]
 """What a module does on the `tensor` axis.
 
 `column`: a linear layer split by output features, which stay split; `row`: one split by input features, its outputs
-summed; `head`: split by output features, which are gathered. The others hold whole weights: `norm` looks at each
-position alone, `block` begins with `column` layers and needs all positions, `embedding` makes positions from rows.
+summed; `head`: split by output features, which are gathered. The others hold whole weights: `head_norm` looks at each
+attention head [rows, positions, heads, features] alone, of which it sees its worker's, `norm` at each position, `block`
+begins with `column` layers and needs all positions, `embedding` makes positions from rows.
 """
 
 

@@ -1,7 +1,8 @@
 """A decoder-only transformer (Vaswani et al., 2017) in the form of Llama (Touvron et al., 2023), as a chain.
 
 Norms before each block (RMSNorm, Zhang and Sennrich, 2019), rotary positions (RoPE, Su et al., 2021), grouped-query
-attention (Ainslie et al., 2023) and SwiGLU (Shazeer, 2020). A batch gives it `token` and `position`.
+attention (Ainslie et al., 2023) and SwiGLU (Shazeer, 2020). With `qkv_bias` it has the form of Qwen2 (Yang et al.,
+2024), with `qk_norm` that of Qwen3 (Yang et al., 2025). A batch gives it `token` and `position`.
 """
 
 import math
@@ -16,6 +17,7 @@ from jobs.features.bpe import NUM_TOKENS
 from jobs.workloads.activation import ACTIVATIONS, Activation
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import TensorRole
+from jobs.workloads.rope_scaling import RopeScalingSpec, slowed
 
 LAYER_ROLES: dict[str, TensorRole] = {
     "layer*.attention_norm": "norm",
@@ -31,6 +33,11 @@ LAYER_ROLES: dict[str, TensorRole] = {
     "layer*.feed_forward.down": "row",
 }
 """What each module of a layer does on the `tensor` axis."""
+HEAD_NORM_ROLES: dict[str, TensorRole] = {
+    "layer*.attention.query_norm": "head_norm",
+    "layer*.attention.key_norm": "head_norm",
+}
+"""Besides those, where there is `qk_norm`."""
 
 
 class TransformerSpec(Spec):
@@ -41,11 +48,21 @@ class TransformerSpec(Spec):
     num_heads: int = Field(4, ge=1)
     num_kv_heads: int = Field(2, ge=1)
     """Heads of keys and values; each serves num_heads / num_kv_heads of the queries'."""
+    head_dim: int | None = Field(None, ge=2, multiple_of=2)
+    """Features of each attention head; None makes it hidden_dim / num_heads."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have biases, as in Qwen2."""
+    qk_norm: bool = False
+    """Whether each head's query and key are normed before they are turned (Dehghani et al., 2023), as in Qwen3."""
     feed_forward_dim: int = Field(384, ge=1)
     activation: Activation = "silu"
     """Of the gate in each feed-forward block: `silu` makes it SwiGLU, `gelu` GeGLU (Shazeer, 2020)."""
     rope_theta: float = Field(10_000.0, gt=1)
     """The slowest pair of features turns round once in about 2 pi rope_theta positions."""
+    rope_scaling: RopeScalingSpec | None = None
+    """Of Llama 3.1 and later."""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """Added to the mean square in every norm."""
     tie_embeddings: bool = False
     """Use one matrix for the tokens that come in and the logits that go out."""
     vocabulary_size: int = Field(288, ge=NUM_TOKENS)
@@ -53,17 +70,18 @@ class TransformerSpec(Spec):
     divides over 2, 3, 4, 6, 8, 9, 12 or 16."""
 
     @property
-    def head_dim(self) -> int:
-        """Features of each attention head."""
-        return self.hidden_dim // self.num_heads
+    def features_a_head(self) -> int:
+        """`head_dim`, or what it is where it is not given."""
+        return self.head_dim or self.hidden_dim // self.num_heads
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "TransformerSpec":
         step = 2 * self.num_heads
-        if self.hidden_dim % step:
+        if self.head_dim is None and self.hidden_dim % step:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} is no multiple of 2 x num_heads = {step}: heads are of one size, and "
-                f"positions turn their features in pairs; give hidden_dim={math.ceil(self.hidden_dim / step) * step}"
+                f"positions turn their features in pairs; give hidden_dim={math.ceil(self.hidden_dim / step) * step}, "
+                "or a head_dim"
             )
         if self.num_heads % self.num_kv_heads:
             fits = [str(n) for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
@@ -86,6 +104,8 @@ def transformer(spec: TransformerSpec) -> Chain:
             # Each layer adds twice to the hidden vectors, whose variance should not grow with depth (GPT-2, 2019).
             adds = name.endswith(("attention.output", "feed_forward.down"))
             nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * spec.num_layers) if adds else 0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
     return model
 
 
@@ -117,12 +137,15 @@ class Attention(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.head_dim, self.rope_theta = spec.head_dim, spec.rope_theta
-        self.query = nn.Linear(spec.hidden_dim, spec.num_heads * spec.head_dim, bias=False)
-        self.key = nn.Linear(spec.hidden_dim, spec.num_kv_heads * spec.head_dim, bias=False)
-        self.value = nn.Linear(spec.hidden_dim, spec.num_kv_heads * spec.head_dim, bias=False)
+        head_dim, bias = spec.features_a_head, spec.qkv_bias
+        self.head_dim, self.rope_theta, self.rope_scaling = head_dim, spec.rope_theta, spec.rope_scaling
+        self.query = nn.Linear(spec.hidden_dim, spec.num_heads * head_dim, bias=bias)
+        self.key = nn.Linear(spec.hidden_dim, spec.num_kv_heads * head_dim, bias=bias)
+        self.value = nn.Linear(spec.hidden_dim, spec.num_kv_heads * head_dim, bias=bias)
+        self.query_norm = nn.RMSNorm(head_dim, eps=spec.norm_epsilon) if spec.qk_norm else None
+        self.key_norm = nn.RMSNorm(head_dim, eps=spec.norm_epsilon) if spec.qk_norm else None
         self.attend: nn.Module = CausalAttention()
-        self.output = nn.Linear(spec.num_heads * spec.head_dim, spec.hidden_dim, bias=False)
+        self.output = nn.Linear(spec.num_heads * head_dim, spec.hidden_dim, bias=False)
 
     def forward(self, hidden: Tensor, position: Tensor) -> Tensor:
         """Args:
@@ -130,10 +153,13 @@ class Attention(nn.Module):
         position: [rows, positions], int64.
         """
         query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            projected.unflatten(-1, (-1, self.head_dim))
             for projected in (self.query(hidden), self.key(hidden), self.value(hidden))
         )
-        angle = rotary_angle(position, self.head_dim, self.rope_theta)[:, None]
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        angle = rotary_angle(position, self.head_dim, self.rope_theta, self.rope_scaling)[:, None]
         attended = self.attend(rotated(query, angle), rotated(key, angle), value, position, position)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
@@ -173,9 +199,9 @@ class Layer(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(spec.hidden_dim, eps=1e-5)
+        self.attention_norm = nn.RMSNorm(spec.hidden_dim, eps=spec.norm_epsilon)
         self.attention = Attention(spec)
-        self.feed_forward_norm = nn.RMSNorm(spec.hidden_dim, eps=1e-5)
+        self.feed_forward_norm = nn.RMSNorm(spec.hidden_dim, eps=spec.norm_epsilon)
         self.feed_forward = FeedForward(spec)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -190,7 +216,7 @@ class Head(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(spec.hidden_dim, eps=1e-5)
+        self.norm = nn.RMSNorm(spec.hidden_dim, eps=spec.norm_epsilon)
         self.output = nn.Linear(spec.hidden_dim, spec.vocabulary_size, bias=False)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -199,10 +225,11 @@ class Head(nn.Module):
         return logits
 
 
-def rotary_angle(position: Tensor, head_dim: int, theta: float) -> Tensor:
+def rotary_angle(position: Tensor, head_dim: int, theta: float, scaling: RopeScalingSpec | None = None) -> Tensor:
     """By how much each pair of features turns at each position [..., head_dim / 2], float32."""
     pair = torch.arange(head_dim // 2, device=position.device, dtype=torch.float32)
-    return position[..., None] * theta ** (-2 * pair / head_dim)
+    speed: Tensor = theta ** (-2 * pair / head_dim)
+    return position[..., None] * (speed if scaling is None else slowed(speed, scaling))
 
 
 def rotated(vectors: Tensor, angle: Tensor) -> Tensor:

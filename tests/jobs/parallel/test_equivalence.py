@@ -75,6 +75,12 @@ CASES = {
         {"context": 2, "replicate": 2},
         {"context": 2, "shard": 2, "tensor": 2},
     ],
+    # Biases of split layers, and norms of heads whose weight all tensor peers share.
+    "language_qwen": [
+        {"tensor": 2},
+        {"tensor": 2, "shard": 2},
+        {"tensor": 2, "sequence_parallel": True, "context": 2},
+    ],
     "tabular": [*ANY_MODEL, *CHAINS, *MATRICES],
     # A ReLU's gradient jumps at 0. Of the half million activations of a step in float32 one may lie so near to it that
     # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.

@@ -64,7 +64,7 @@ def train_spec(optimizer: str) -> TrainSpec:
     return TrainSpec(batch_size=BATCH_SIZE, early_stopping=EarlyStoppingSpec(metric="loss"), **rules[optimizer])
 
 
-def language(tie_embeddings: bool) -> Sample:
+def language(**model: Any) -> Sample:
     spec = LanguageSpec(
         context_length=16,
         num_layers=6,
@@ -72,7 +72,7 @@ def language(tie_embeddings: bool) -> Sample:
         num_heads=4,
         num_kv_heads=2,
         feed_forward_dim=64,
-        tie_embeddings=tie_embeddings,
+        **model,
     )
     generator = np.random.default_rng(0)
     text = "".join(generator.choice(list("abcdefgh ijklmnop."), NUM_ROWS * 16 - 5))
@@ -133,13 +133,14 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "tabular": tabular,
     "vision": vision,
     "vision_float64": lambda: replace(vision(), dtype=torch.float64),
-    "language": lambda: language(tie_embeddings=False),
+    "language": language,
     "language_tied": lambda: language(tie_embeddings=True),
+    "language_qwen": lambda: language(qkv_bias=True, qk_norm=True, head_dim=12),
     "tabular_augmented": lambda: augmenting(tabular(), noise=0.2, swap=0.3, drop=0.2),
     "vision_float64_augmented": lambda: augmenting(
         replace(vision(), dtype=torch.float64), rotate_degrees=20, scale=0.1, crop_pixels=1, flip=True, noise=0.2
     ),
-    "language_augmented": lambda: augmenting(language(tie_embeddings=False), replace=0.3),
+    "language_augmented": lambda: augmenting(language(), replace=0.3),
 }
 
 

@@ -286,7 +286,8 @@ def test_a_spec_survives_being_written_and_read() -> None:
 
 
 def test_partition_names_modules_of_the_model_none_inside_another() -> None:
-    for spec in (SPEC, SPEC.model_copy(update={"tie_embeddings": True})):
+    for changed in ({}, {"tie_embeddings": True}, {"qk_norm": True, "qkv_bias": True}):
+        spec = SPEC.model_copy(update=changed)
         parts, model = language.partition(spec), language.build(spec, NOTHING_FITTED)
         paths = {path.replace("layer0", "layer*").replace("layer1", "layer*") for path, _ in model.named_modules()}
         assert {*parts.units, *parts.tensor, parts.attention} <= paths

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from cluster.errors import SpecError
 from cluster.spec import check
 from jobs.workloads.chain import Batch, Chain
+from jobs.workloads.partition import TensorRole
 from jobs.workloads.transformer import (
+    HEAD_NORM_ROLES,
     LAYER_ROLES,
     Attention,
     CausalAttention,
@@ -80,11 +82,13 @@ def reference_logits(spec: TransformerSpec, weights: dict[str, Tensor], batch: B
     position = batch["position"][:, None]
 
     def norm(values: Tensor, name: str) -> Tensor:
-        return values / (values.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{name}.weight"]
+        return values / (values.square().mean(-1, keepdim=True) + spec.norm_epsilon).sqrt() * weights[f"{name}.weight"]
 
     def heads(values: Tensor, name: str, number: int) -> Tensor:
         projected = torch.einsum("rpi,oi->rpo", values, weights[f"{name}.weight"])
-        return projected.reshape(*values.shape[:2], number, -1).permute(0, 2, 1, 3)
+        projected = projected + weights[f"{name}.bias"] if spec.qkv_bias else projected
+        parted = projected.reshape(*values.shape[:2], number, -1).permute(0, 2, 1, 3)
+        return norm(parted, f"{name}_norm") if spec.qk_norm and not name.endswith("value") else parted
 
     hidden = weights["embedding.token.weight"][batch["token"]]
     for layer in (f"layer{number}" for number in range(spec.num_layers)):
@@ -162,8 +166,10 @@ def test_rotation_keeps_length_and_dtype() -> None:
         SPEC,
         TransformerSpec(num_layers=1, hidden_dim=16, num_heads=2, num_kv_heads=2, feed_forward_dim=8),
         TransformerSpec(num_layers=2, hidden_dim=16, num_heads=4, num_kv_heads=1, rope_theta=50, tie_embeddings=True),
+        TransformerSpec(num_layers=2, hidden_dim=18, num_heads=3, num_kv_heads=1, head_dim=8, qkv_bias=True),
+        TransformerSpec(num_layers=2, hidden_dim=16, num_heads=4, head_dim=6, qk_norm=True, norm_epsilon=0.1),
     ],
-    ids=["grouped", "full", "tied"],
+    ids=["grouped", "full", "tied", "biases", "head norms"],
 )
 def test_logits_are_those_of_a_second_implementation(spec: TransformerSpec) -> None:
     model, batch = model_of(spec), batch_of()
@@ -252,6 +258,13 @@ def test_weights_start_as_llamas() -> None:
             assert abs(weights.mean().item()) < 5 * expected / math.sqrt(weights.numel()), name
 
 
+def test_biases_start_at_nothing() -> None:
+    model = transformer(SPEC.model_copy(update={"qkv_bias": True}))
+    biases = [bias for name, bias in model.named_parameters() if name.endswith("bias")]
+    assert len(biases) == 3 * SPEC.num_layers
+    assert not any(bias.any() for bias in biases)
+
+
 def test_the_generator_alone_decides_the_weights() -> None:
     models = []
     for seed in (0, 0, 1):
@@ -267,9 +280,13 @@ def test_a_state_dict_holds_weights_alone() -> None:
     assert not list(model.buffers())
 
 
-def test_every_role_belongs_to_a_module_and_every_weight_of_a_layer_has_one() -> None:
-    layer = dict(model_of()["layer0"].named_modules())
-    named = {pattern.removeprefix("layer*."): role for pattern, role in LAYER_ROLES.items()}
+@pytest.mark.parametrize(("qk_norm", "roles"), [(False, LAYER_ROLES), (True, LAYER_ROLES | HEAD_NORM_ROLES)])
+def test_every_role_belongs_to_a_module_and_every_weight_of_a_layer_has_one(
+    qk_norm: bool, roles: dict[str, TensorRole]
+) -> None:
+    model = model_of(SPEC.model_copy(update={"qk_norm": qk_norm, "qkv_bias": True}))
+    layer = dict(model["layer0"].named_modules())
+    named = {pattern.removeprefix("layer*."): role for pattern, role in roles.items()}
     assert set(named) <= set(layer)
     holders = {path for path, module in layer.items() if list(module.parameters(recurse=False))}
     assert holders == {path for path, role in named.items() if role != "block"}
@@ -283,6 +300,7 @@ def test_every_role_belongs_to_a_module_and_every_weight_of_a_layer_has_one() ->
         ({"num_kv_heads": 3}, "num_heads=4 do not share num_kv_heads=3 evenly; give num_kv_heads as one of 1, 2, 4"),
         ({"vocabulary_size": 256}, "vocabulary_size: input should be greater than or equal to 257, got 256"),
         ({"num_layers": 0}, "num_layers"),
+        ({"head_dim": 7}, "head_dim: input should be a multiple of 2, got 7"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_way_out(values: dict[str, int], message: str) -> None:
@@ -291,5 +309,11 @@ def test_sizes_that_do_not_fit_are_refused_with_the_way_out(values: dict[str, in
 
 
 def test_the_way_out_is_one() -> None:
-    for values in ({"hidden_dim": 136}, {"num_kv_heads": 1}, {"num_kv_heads": 4}, {"vocabulary_size": 257}):
+    for values in (
+        {"hidden_dim": 130, "head_dim": 32},
+        {"hidden_dim": 136},
+        {"num_kv_heads": 1},
+        {"num_kv_heads": 4},
+        {"vocabulary_size": 257},
+    ):
         check(TransformerSpec, values, "test")
