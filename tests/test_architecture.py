@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "jobs", "serving")
-STAGES = ("prepare", "tune", "train", "compress", "collect", "pipeline")
+STAGES = ("prepare", "tune", "train", "compress", "export", "collect", "pipeline")
 BANNED = {
     *("util", "helper", "common", "misc", "base", "core"),
     *("manager", "handler", "processor", "wrapper", "engine"),

@@ -1,0 +1,147 @@
+"""A Hugging Face folder of a decoder: `config.json` and the weights in one or several safetensors files.
+
+Files with pickles are never opened: to load one is to run what its author wrote.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cluster.errors import DataError, SpecError
+from jobs.hugging_face import NO_WEIGHTS, config_of, differences, spec_of, their_name
+from jobs.workloads.language import LanguageSpec
+from jobs.workloads.transformer import TransformerSpec
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F64", "F32", "F16", "BF16"}
+"""As safetensors calls them; all become float32."""
+MAX_NAMED = 5
+"""Tensors that a message names."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceFolder:
+    """What lies in a local folder."""
+
+    path: Path
+    name: str
+    """What the user called it, for messages."""
+
+    @cached_property
+    def spec(self) -> TransformerSpec:
+        """The model that it holds.
+
+        Raises:
+            DataError: ours cannot hold it exactly, or there is no configuration.
+        """
+        return spec_of(_read_json(self.path / CONFIG, self.name), f"{self.name}/{CONFIG}")
+
+    def check_fits(self, spec: TransformerSpec, except_for: frozenset[str] = frozenset()) -> None:
+        """Raise SpecError unless a model of this spec is the very one, `except_for` these keys of it."""
+        changes = differences(self.spec, spec)
+        changes = [change for change in changes if change.split("=")[0].removeprefix("workload.") not in except_for]
+        if changes:
+            raise SpecError(f"{self.name} holds a model of another form than workload says. Give {' '.join(changes)}")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by their names; reads the heads of the files alone.
+
+        Raises:
+            DataError: there are no safetensors, or one is damaged, missing or not of plain floats.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for file, names in self._files.items():
+            with _opened(self.path / file, self.name) as tensors:
+                for name in names:
+                    part = _part(tensors, name, f"{self.name}/{file}")
+                    found[name] = tuple(part.get_shape())
+        return found
+
+    def weights(self, names: list[str]) -> dict[str, Tensor]:
+        """The weights that ours are called so, by our names, in float32."""
+        ours = {their_name(name): name for name in names}
+        found: dict[str, Tensor] = {}
+        for file, theirs in self._files.items():
+            with _opened(self.path / file, self.name) as tensors:
+                found |= {ours[name]: tensors.get_tensor(name).float() for name in theirs if name in ours}
+        return found
+
+    @cached_property
+    def _files(self) -> dict[str, list[str]]:
+        """The names of the tensors in each file."""
+        if (self.path / WEIGHTS).is_file():
+            with _opened(self.path / WEIGHTS, self.name) as tensors:
+                return {WEIGHTS: _of_weights(tensors.keys())}
+        if not (self.path / INDEX).is_file():
+            raise DataError(self._without_safetensors())
+        files: dict[str, list[str]] = defaultdict(list)
+        for name, file in _read_json(self.path / INDEX, self.name).get("weight_map", {}).items():
+            if "/" in file or "\\" in file:
+                raise DataError(f"{self.name}/{INDEX} names the file '{file}', which does not lie in the folder")
+            files[file].append(name)
+        return {file: _of_weights(names) for file, names in files.items()}
+
+    def _without_safetensors(self) -> str:
+        pickles = sorted(path.name for path in self.path.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        found = f"{', '.join(pickles)}, whose pickles can run any code and are not read" if pickles else "no weights"
+        return (
+            f"{self.name} has neither {WEIGHTS} nor {INDEX}, but {found}. Give a folder with safetensors: "
+            "model.save_pretrained(FOLDER) of transformers writes them"
+        )
+
+
+def write(folder: Path, spec: LanguageSpec, model: nn.Module) -> None:
+    """Write a model into an empty local folder, as one consolidated file of weights.
+
+    Raises:
+        SpecError: no model of theirs has this form.
+    """
+    (folder / CONFIG).write_text(json.dumps(config_of(spec, spec.context_length), indent=2))
+    weights = {their_name(name): weight.detach().contiguous() for name, weight in model.named_parameters()}
+    save_file(weights, str(folder / WEIGHTS), {"format": "pt"})
+
+
+def _of_weights(names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(NO_WEIGHTS)]
+
+
+def _opened(path: Path, folder: str) -> Any:
+    try:
+        return safe_open(str(path), "pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder}/{path.name} cannot be read: {error}. Fetch the folder again") from None
+
+
+def _part(tensors: Any, name: str, source: str) -> Any:
+    try:
+        part = tensors.get_slice(name)
+    except SafetensorError as error:
+        raise DataError(
+            f"{source} lacks {name}, which {INDEX} says is there: {error}. Fetch the folder again"
+        ) from None
+    if part.get_dtype() not in DTYPES:
+        known = ", ".join(sorted(DTYPES))
+        raise DataError(
+            f"{source}: {name} is of {part.get_dtype()}, weights have to be floats of {known}; "
+            "give the folder of the model before it was quantised"
+        )
+    return part
+
+
+def _read_json(path: Path, folder: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}/{path.name} cannot be read: {error}. A Hugging Face folder has {CONFIG} beside its weights"
+        ) from None
+    if not isinstance(found, dict):
+        raise DataError(f"{folder}/{path.name} is no JSON object")
+    return found
