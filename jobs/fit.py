@@ -25,6 +25,7 @@ from jobs.parallel.feed import Feed, Rows, Source, in_order
 from jobs.parallel.parted import Parted, part
 from jobs.prepared import open_split, read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
+from jobs.start import put_start
 from jobs.teacher import taught
 from jobs.training_step import TrainingStep
 from jobs.workloads import WORKLOADS
@@ -139,8 +140,9 @@ def fit(
     never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch.
     Without `rows`, the training rows in the order of their visit, each worker reads them for itself.
     """
-    training = _set_up(spec, storage, prepared, device, rows)
-    progress = _resume(training, checkpoints)
+    newest = _newest(checkpoints)
+    training = _set_up(spec, storage, prepared, device, rows, newest)
+    progress = _resume(training, checkpoints, newest) if checkpoints and newest is not None else Progress()
     with _open_writer(spec, checkpoints) as writer:
         while not progress.stopped:
             progress, epoch_report = _epoch(training, progress, writer)
@@ -148,13 +150,17 @@ def fit(
             report(epoch_report)
 
 
-def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.device, rows: Rows | None) -> _Training:
+def _set_up(
+    spec: RingSpec, storage: Storage, prepared: str, device: torch.device, rows: Rows | None, newest: int | None
+) -> _Training:
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
     valid = read_split(storage, prepared, "valid", workload.ties) if rank() == 0 else None
     partition = workload.partition(spec.workload)
     torch.manual_seed(spec.seed)
     model = workload.build(spec.workload, transform).train()
+    if newest is None:
+        put_start(model, spec, storage)
 
     def losses(outputs: Any, batch: Batch) -> Tensor:
         return workload.loss(spec.workload, outputs, batch)
@@ -173,16 +179,19 @@ def _set_up(spec: RingSpec, storage: Storage, prepared: str, device: torch.devic
     return _Training(spec, transform, valid, feed, parted, step)
 
 
-def _resume(training: _Training, checkpoints: Checkpoints | None) -> Progress:
+def _newest(checkpoints: Checkpoints | None) -> int | None:
+    """The step of the newest checkpoint, the same on every worker; what a writer that died has left is removed."""
     if checkpoints and rank() == 0:
         checkpoints.storage.discard_staged(checkpoints.folder)
     # The first worker looks: a listing of another moment could show the others another step.
     steps = from_first(checkpoints.steps() if checkpoints else [])
-    if not checkpoints or not steps:
-        return Progress()
+    return steps[-1] if steps else None
+
+
+def _resume(training: _Training, checkpoints: Checkpoints, step: int) -> Progress:
     if rank() == 0:
-        print(f"going on from the checkpoint of step {steps[-1]}", flush=True)
-    progress = checkpoints.load(steps[-1], training.parted.model, training.step.optimizer)
+        print(f"going on from the checkpoint of step {step}", flush=True)
+    progress = checkpoints.load(step, training.parted.model, training.step.optimizer)
     if progress.loss_scale is not None:
         training.step.loss_scale = progress.loss_scale
     return progress

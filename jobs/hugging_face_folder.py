@@ -78,7 +78,7 @@ class HuggingFaceFolder:
         """The names of the tensors in each file."""
         if (self.path / WEIGHTS).is_file():
             with _opened(self.path / WEIGHTS, self.name) as tensors:
-                return {WEIGHTS: _of_weights(tensors.keys())}
+                return {WEIGHTS: self._of_weights(tensors.keys())}
         if not (self.path / INDEX).is_file():
             raise DataError(self._without_safetensors())
         files: dict[str, list[str]] = defaultdict(list)
@@ -86,7 +86,12 @@ class HuggingFaceFolder:
             if "/" in file or "\\" in file:
                 raise DataError(f"{self.name}/{INDEX} names the file '{file}', which does not lie in the folder")
             files[file].append(name)
-        return {file: _of_weights(names) for file, names in files.items()}
+        return {file: self._of_weights(names) for file, names in files.items()}
+
+    def _of_weights(self, names: list[str]) -> list[str]:
+        """Without what follows from the configuration, or is there twice."""
+        twice = {"lm_head.weight"} if self.spec.tie_embeddings else set()
+        return [name for name in names if not name.endswith(NO_WEIGHTS) and name not in twice]
 
     def _without_safetensors(self) -> str:
         pickles = sorted(path.name for path in self.path.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
@@ -106,10 +111,6 @@ def write(folder: Path, spec: LanguageSpec, model: nn.Module) -> None:
     (folder / CONFIG).write_text(json.dumps(config_of(spec, spec.context_length), indent=2))
     weights = {their_name(name): weight.detach().contiguous() for name, weight in model.named_parameters()}
     save_file(weights, str(folder / WEIGHTS), {"format": "pt"})
-
-
-def _of_weights(names: list[str]) -> list[str]:
-    return [name for name in names if not name.endswith(NO_WEIGHTS)]
 
 
 def _opened(path: Path, folder: str) -> Any:

@@ -15,6 +15,7 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
 from jobs.spec import RingSpec, event_columns, item_columns, sections
+from jobs.start import start_of
 from jobs.teacher import teacher_of
 from jobs.workloads import WORKLOADS
 
@@ -96,11 +97,13 @@ def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 def _numerics(spec: RingSpec, storage: Storage, *names: str) -> dict[str, Any]:
     """The named sections, and of the layout its precision alone: the loss depends on nothing else of it.
 
-    So a run can stop on one layout and go on with another. A teacher counts by its version, which an alias may change.
+    So a run can stop on one layout and go on with another. A teacher counts by its version, which an alias may change,
+    and so does what training starts from.
     """
-    teacher = teacher_of(spec, storage)
+    teacher, start = teacher_of(spec, storage), start_of(spec, storage)
     taught_by = {"teacher": teacher.version} if teacher else {}
-    return {**sections(spec, *names), "precision": spec.layout.precision, **taught_by}
+    started_from = {"start": start.key()} if start else {}
+    return {**sections(spec, *names), "precision": spec.layout.precision, **taught_by, **started_from}
 
 
 def prepared_folder(spec: RingSpec, storage: Storage) -> str:

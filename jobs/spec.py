@@ -93,6 +93,33 @@ class DistillSpec(Spec):
     """Logits are divided by it before they are compared: the higher, the more the unlikely classes count."""
 
 
+class StartSpec(Spec):
+    """What a model starts from instead of weights drawn at random: one of version, checkpoint and folder."""
+
+    version: str | None = None
+    """Its name, or an alias."""
+    model: str | None = None
+    """The name of the spec that the version is of; None for this very one."""
+    checkpoint: str | None = None
+    """The folder of a run, `checkpoints/NAME/KEY`, of which the best one is taken, or of one of its steps."""
+    folder: str | None = None
+    """The path or URI of a Hugging Face folder, which every worker has to reach; of `language` alone."""
+    leave_out: tuple[str, ...] = ()
+    """Names of weights, as fnmatch patterns, that are drawn at random nonetheless: `head.*` for other classes."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "StartSpec":
+        given = [name for name in ("version", "checkpoint", "folder") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} to start from; give one of version, checkpoint and folder, "
+                "such as train.start.version=champion"
+            )
+        if self.model is not None and self.version is None:
+            raise ValueError(f"model={self.model} says whose version it is, but {given[0]} is given; leave model out")
+        return self
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -108,6 +135,8 @@ class TrainSpec(Spec):
     """The share of all steps in which the learning rate first rises to its full height, in equal parts."""
     max_gradient_norm: float | None = Field(None, gt=0)
     """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
+    start: StartSpec | None = None
+    """What to start from; None draws all weights at random."""
     distill: DistillSpec | None = None
     """What to learn from besides the labels."""
     ema_decay: float | None = Field(None, gt=0, lt=1)

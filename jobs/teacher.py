@@ -9,7 +9,6 @@ from cluster.errors import SpecError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs import version
-from jobs.features.transform import Transform
 from jobs.parallel.parted import Losses
 from jobs.prepared import read_transform
 from jobs.spec import DistillSpec, RingSpec
@@ -58,19 +57,12 @@ def check_teacher(spec: RingSpec, storage: Storage, prepared: str) -> None:
         return
     content = teacher.read()
     is_kind = content.spec.workload.kind == spec.workload.kind
-    if not is_kind or not _alike(content.transform, read_transform(storage, prepared)):
+    if not is_kind or not content.transform.alike(read_transform(storage, prepared)):
         raise SpecError(
             f"train.distill: version {teacher.version} of '{teacher.registry.name}' reads other rows than those in "
             f"{prepared}: another workload, other steps, or steps fitted on other rows. Train a teacher on the same "
             "raw data with the same prepare section, or leave train.distill out"
         )
-
-
-def _alike(one: Transform, other: Transform) -> bool:
-    return len(one.steps) == len(other.steps) and all(
-        step.settings() == twin.settings() and step.state().equals(twin.state())
-        for step, twin in zip(one.steps, other.steps, strict=True)
-    )
 
 
 def taught(losses: Losses, spec: RingSpec, storage: Storage, device: torch.device) -> Losses:

@@ -43,6 +43,7 @@ from jobs.run_log import RunLog
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
+from jobs.start import check_start, settled, start_of
 from jobs.teacher import check_teacher
 from jobs.workloads import WORKLOADS
 
@@ -70,16 +71,20 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     inputs = train_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
+    note = check_start(spec, storage, prepared)
     made = made_of(registry, inputs.key)
     if made:
         _promote(registry, spec, made, is_new=False)
         return Made("train", f"models/{spec.name}/{made}", False, "unchanged", plan_note)
     why = why_new(storage, f"models/{spec.name}", inputs)
+    spec = settled(spec, storage)
     checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
     if not _is_finished(checkpoints):
         split = open_split(storage, prepared, "train", WORKLOADS[spec.workload.kind].ties)
         check_window(split, spec.train)
         storage.check_shared()
+        if note:
+            print(f"train: mind: {note}", flush=True)
         try:
             with connected():
                 _train(spec, storage, prepared, split, checkpoints)
@@ -92,8 +97,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
             f"Give a lower train.optimizer.learning_rate than {spec.train.optimizer.learning_rate:g}"
         )
     name, table = _publish(spec, storage, prepared, checkpoints, end.best_step, inputs)
-    note = _promote(registry, spec, name, is_new=True)
-    return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, note]))
+    promoted = _promote(registry, spec, name, is_new=True)
+    return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, promoted]))
 
 
 def plan(spec: RingSpec, storage: Storage) -> str:
@@ -105,12 +110,14 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     if made:
         return f"train: skip, models/{spec.name}/{made} was made of the same rows, spec and code"
     steps = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}").steps()
-    start = f"from the checkpoint of step {steps[-1]}" if steps else "from the start"
+    begins = f"from the checkpoint of step {steps[-1]}" if steps else "from the start"
+    start = start_of(spec, storage)
     train, optimizer = spec.train, spec.train.optimizer
     return "\n".join(
         [
-            f"train: run {start} ({why_new(storage, f'models/{spec.name}', inputs)})",
+            f"train: run {begins} ({why_new(storage, f'models/{spec.name}', inputs)})",
             f"  {plan_note}",
+            *([f"  start with {start.line()}"] if start else []),
             f"  {spec.layout.num_workers} workers ({spec.layout.line()}), "
             f"global batch {train.batch_size}, at most {train.num_epochs} epochs",
             f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "

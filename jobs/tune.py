@@ -32,6 +32,7 @@ from jobs.search.plan import Plan, Trial, plan_folder, read_plan, show_values, w
 from jobs.search.space import sample
 from jobs.spec import RangeSpec, RingSpec
 from jobs.stage import main as stage_main
+from jobs.start import check_start, settled
 from jobs.teacher import check_teacher
 
 EPOCH = "training_iteration"
@@ -56,6 +57,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     inputs = tune_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
+    check_start(spec, storage, prepared)
     folder = plan_folder(spec.name, inputs.key)
     found = read_plan(storage, spec.name, inputs.key)
     if found:
@@ -64,7 +66,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     check_window(open_split(storage, prepared, "train"), spec.train)
     storage.check_shared()
     with connected():
-        plan = _search(spec, storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
+        plan = _search(settled(spec, storage), storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
     write_plan(storage, folder, plan, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
     return Made("tune", folder, True, why, plan.line())
 

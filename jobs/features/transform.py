@@ -69,6 +69,13 @@ class Transform:
                 after = max(after, ready[-1])
         return tuple(ready)
 
+    def alike(self, other: "Transform") -> bool:
+        """Whether the other has the same steps, and these have learned the same."""
+        return len(self.steps) == len(other.steps) and all(
+            step.settings() == twin.settings() and step.state().equals(twin.state())
+            for step, twin in zip(self.steps, other.steps, strict=True)
+        )
+
     @property
     def scans(self) -> list[list[Step]]:
         """The steps that each scan of the training rows fits."""

@@ -7,13 +7,13 @@ No random state is saved: every draw (sample order, negatives, dropout) is a pur
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
@@ -21,7 +21,14 @@ from torch.optim import Optimizer
 from cluster.errors import StorageError
 from cluster.storage import Storage
 from jobs.parallel.checkpoint_reader import CheckpointReader
-from jobs.parallel.checkpoint_state import put_state, state_to_fill, weights_to_fill
+from jobs.parallel.checkpoint_state import (
+    AVERAGE,
+    State,
+    put_state,
+    saved_weights,
+    state_to_fill,
+    weights_to_fill,
+)
 
 PREFIX = "step-"
 
@@ -99,6 +106,32 @@ class Checkpoints:
             reader = CheckpointReader(self.storage, self.at(step))
             _load(dict(weights_to_fill(model, reader.metadata)), reader, alone=True)
 
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each of a step's weights.
+
+        Raises:
+            StorageError: the checkpoint cannot be read.
+        """
+        with storage_errors(self.storage, f"the checkpoint of step {step} cannot be read"):
+            state = saved_weights(CheckpointReader(self.storage, self.at(step)).metadata, "meta")
+        return {name: tuple(weight.shape) for name, weight in _by_name(state).items()}
+
+    def read_weights(self, step: int, names: Collection[str]) -> dict[str, Tensor]:
+        """These of a step's weights, whole: their moving averages where the run keeps them. In one process.
+
+        Raises:
+            StorageError: the checkpoint cannot be read.
+        """
+        with storage_errors(self.storage, f"the checkpoint of step {step} cannot be read"):
+            reader = CheckpointReader(self.storage, self.at(step))
+            state = saved_weights(reader.metadata, "cpu")
+            wanted: dict[str, Any] = {
+                part: {name: value for name, value in kept.items() if name in names}
+                for part, kept in (("model", state["model"]), ("optimizer", state["optimizer"]))
+            }
+            _load(wanted, reader, alone=True)
+        return {name: weight for name, weight in _by_name(state).items() if name in names}
+
     def publish(self, staged: str, progress: Progress, origin: Origin, keep: int) -> None:
         """Make what was staged the checkpoint of `progress.step`, then prune to the newest `keep` and the best."""
         manifest = {"progress": asdict(progress), "origin": asdict(origin)}
@@ -128,6 +161,11 @@ def storage_errors(storage: Storage, what: str) -> Iterator[None]:
             if isinstance(cause, OSError):
                 raise StorageError(_advice(storage, f"{what} by worker {worker}", cause)) from error
         raise RuntimeError(f"{what}: {error}") from error
+
+
+def _by_name(state: State) -> dict[str, Tensor]:
+    """The weights in what `saved_weights` made."""
+    return state["model"] | {name: kept[AVERAGE] for name, kept in state["optimizer"].items()}
 
 
 def _advice(storage: Storage, what: str, cause: OSError) -> str:

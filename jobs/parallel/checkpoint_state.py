@@ -60,12 +60,28 @@ def state_to_fill(model: nn.Module, metadata: Metadata) -> State:
 
 def weights_to_fill(model: nn.Module, metadata: Metadata) -> State:
     """The tensors of a whole model, each to be filled with the weight's average where the checkpoint has one."""
-    averaged = {path[1] for path in metadata.planner_data.values() if path[0] == "optimizer" and path[2] == AVERAGE}
+    averaged = _averaged(metadata)
     weights = model.state_dict()
     return {
         "model": {name: value for name, value in weights.items() if name not in averaged},
         "optimizer": {name: {AVERAGE: value} for name, value in weights.items() if name in averaged},
     }
+
+
+def saved_weights(metadata: Metadata, device: str) -> State:
+    """New tensors for every weight that a checkpoint holds, each its average where there is one; not filled."""
+    averaged = _averaged(metadata)
+    found = State(model={}, optimizer={})
+    for flat_name, path in metadata.planner_data.items():
+        stored = metadata.state_dict_metadata[flat_name]
+        if path[0] != "model" or not isinstance(stored, TensorStorageMetadata):
+            continue
+        room = torch.empty(stored.size, dtype=stored.properties.dtype, device=device)
+        if path[1] in averaged:
+            found["optimizer"][path[1]] = {AVERAGE: room}
+        else:
+            found["model"][path[1]] = room
+    return found
 
 
 def put_state(model: nn.Module, optimizer: Optimizer, state: State) -> None:
@@ -77,6 +93,11 @@ def put_state(model: nn.Module, optimizer: Optimizer, state: State) -> None:
         place: kept[name] for place, parameter in enumerate(parameters) for name in names[parameter] if name in kept
     }
     optimizer.load_state_dict({"state": by_place, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _averaged(metadata: Metadata) -> set[str]:
+    """The weights that a checkpoint holds the moving average of."""
+    return {path[1] for path in metadata.planner_data.values() if path[0] == "optimizer" and path[2] == AVERAGE}
 
 
 def _names(model: nn.Module) -> dict[Tensor, list[str]]:

@@ -73,6 +73,15 @@ def test_saved_and_loaded_is_equal_to_the_last_value(tmp_path: Path) -> None:
     assert loaded.apply(rows) == transform.apply(rows)
 
 
+def test_transforms_are_alike_where_steps_and_what_they_learned_are(tmp_path: Path) -> None:
+    transform = fitted()
+    transform.save(tmp_path)
+    assert transform.alike(Transform.load(tmp_path))
+    assert not transform.alike(Transform(transform.steps[:-1]))
+    assert not transform.alike(UNFITTED)
+    assert not UNFITTED.alike(transform)
+
+
 def test_saved_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -141,6 +141,17 @@ def test_weights_that_have_an_average_load_as_that(checkpoints: Checkpoints) -> 
     assert_same(other.model.state_dict(), expected)
 
 
+def test_some_weights_are_read_without_a_model_averages_where_there_are_any(checkpoints: Checkpoints) -> None:
+    run = new_run().train(0, 3)
+    whole = dict(run.model.state_dict())
+    averaged = "first.layer.weight"
+    run.optimizer.state[run.model["first"].layer.weight][AVERAGE] = torch.full_like(whole[averaged], 0.25)  # type: ignore[index,union-attr]
+    write(checkpoints, run)
+    assert checkpoints.shapes(3) == {name: tuple(weight.shape) for name, weight in whole.items()}
+    found = checkpoints.read_weights(3, [averaged, "last.layer.bias"])
+    assert_same(found, {averaged: torch.full_like(whole[averaged], 0.25), "last.layer.bias": whole["last.layer.bias"]})
+
+
 def test_the_newest_and_the_best_stay(checkpoints: Checkpoints) -> None:
     run = new_run()
     with CheckpointWriter(checkpoints, 2, ORIGIN) as writer:

@@ -5,7 +5,15 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.optim import SGD, Adam, Optimizer
 
-from jobs.parallel.checkpoint_state import AVERAGE, State, put_state, state_to_fill, training_state, weights_to_fill
+from jobs.parallel.checkpoint_state import (
+    AVERAGE,
+    State,
+    put_state,
+    saved_weights,
+    state_to_fill,
+    training_state,
+    weights_to_fill,
+)
 
 
 def metadata_of(state: State) -> Metadata:
@@ -95,6 +103,17 @@ def test_a_weight_is_filled_with_its_average_where_one_was_kept_under_any_of_its
     assert set(room["model"]) == {"first.bias", "idle.weight", "idle.bias", "frozen.weight", "frozen.bias"}
     room["optimizer"]["last.bias"][AVERAGE].fill_(7)
     assert other.last.bias.tolist() == [7, 7, 7]
+
+
+def test_there_is_room_for_every_saved_weight_without_a_model() -> None:
+    model = Tied()
+    optimizer = adam(model)
+    optimizer.state[model.last.bias][AVERAGE] = torch.ones(3)
+    room = saved_weights(metadata_of(training_state(model, optimizer)), "meta")
+    assert room["optimizer"]["last.bias"][AVERAGE].shape == (3,)
+    whole = {name: weight.shape for name, weight in model.state_dict().items() if name != "last.bias"}
+    assert {name: weight.shape for name, weight in room["model"].items()} == whole
+    assert all(weight.is_meta for weight in room["model"].values())
 
 
 def test_what_is_put_moves_with_the_optimizer_and_its_own_settings() -> None:
