@@ -27,6 +27,7 @@ from jobs.prepared import open_split, read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
 from jobs.start import put_start
 from jobs.teacher import taught
+from jobs.trainable import check_sections, freeze, make_trainable
 from jobs.training_step import TrainingStep
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Batch
@@ -109,6 +110,7 @@ def check(spec: RingSpec) -> None:
             f"{nearest(watched, workload.metrics)}"
         )
     _check_distillation(spec, workload.apart is not None)
+    check_sections(spec)
 
 
 def _check_distillation(spec: RingSpec, is_known: bool) -> None:
@@ -161,11 +163,13 @@ def _set_up(
     model = workload.build(spec.workload, transform).train()
     if newest is None:
         put_start(model, spec, storage)
+    make_trainable(model, spec.train)
 
     def losses(outputs: Any, batch: Batch) -> Tensor:
         return workload.loss(spec.workload, outputs, batch)
 
     parted = part(model, spec.layout, partition, taught(losses, spec, storage, device), device)
+    freeze(parted.model, spec.train)
     source = Source(
         int(storage.manifest(prepared)["num_rows"]["train"]),
         rows or in_order(open_split(storage, prepared, "train", workload.ties), spec.seed, spec.train.shuffle_rows),
@@ -277,6 +281,7 @@ def _whole_model(training: _Training) -> nn.Module | None:
     if weights is None:
         return None
     model = WORKLOADS[training.spec.workload.kind].build(training.spec.workload, training.transform)
+    make_trainable(model, training.spec.train)
     model.load_state_dict(weights)
     return model
 

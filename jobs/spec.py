@@ -120,6 +120,16 @@ class StartSpec(Spec):
         return self
 
 
+class LoraSpec(Spec):
+    """A change of low rank that is learned beside some layers, whose own weights stay as they are."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    """The change is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("layer*.attention.*", "layer*.feed_forward.*")
+    """Names of linear layers, as fnmatch patterns: all in the layers of a decoder, unless told otherwise."""
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -137,6 +147,10 @@ class TrainSpec(Spec):
     """Gradients of a larger 2-norm, over all weights, are scaled down to it."""
     start: StartSpec | None = None
     """What to start from; None draws all weights at random."""
+    freeze: tuple[str, ...] = ()
+    """Names of weights, as fnmatch patterns, that stay as they start."""
+    lora: LoraSpec | None = None
+    """Learns a small change beside some layers and freezes the rest; the change is merged when it is published."""
     distill: DistillSpec | None = None
     """What to learn from besides the labels."""
     ema_decay: float | None = Field(None, gt=0, lt=1)

@@ -9,8 +9,7 @@ from cluster.storage import Storage
 from jobs.prepared import read_transform
 from jobs.spec import RingSpec
 from jobs.start_weights import FromCheckpoint, FromFolder, FromVersion, Shapes, Start
-from jobs.weight_names import matching, own_weights
-from jobs.workloads import WORKLOADS
+from jobs.weight_names import matching, own_weights, without_weights
 
 MAX_NAMED = 4
 """Weights of each fault that a message names."""
@@ -52,8 +51,7 @@ def check_start(spec: RingSpec, storage: Storage, prepared: str) -> str:
     if start is None or given is None:
         return ""
     transform = read_transform(storage, prepared)
-    with torch.device("meta"):  # shapes alone
-        model = WORKLOADS[spec.workload.kind].build(spec.workload, transform)
+    model = without_weights(spec.workload, transform)
     own = {name: tuple(weight.shape) for name, weight in own_weights(model)}
     left_out = matching(given.leave_out, own, "train.start.leave_out")
     note = start.check(spec, transform, left_out)

@@ -1,10 +1,12 @@
 """Weights that are there already: of a version, a checkpoint or a Hugging Face folder, by our names."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -33,8 +35,8 @@ class Start(Protocol):
     def line(self) -> str:
         """Which these are, in a few words."""
 
-    def key(self) -> Any:
-        """What tells them from others, as plain data."""
+    def key(self) -> str:
+        """What tells them from others."""
 
     def settled(self, given: StartSpec) -> StartSpec:
         """The section of the spec that means the same wherever and whenever it is read."""
@@ -64,7 +66,7 @@ class FromVersion:
         """Its name."""
         return f"version {self.version} of '{self.registry.name}'"
 
-    def key(self) -> Any:
+    def key(self) -> str:
         """Its name; of an own alias that, since each run moves it: else a run would be the reason for the next one."""
         return self.given if self.is_own else self.version
 
@@ -135,7 +137,7 @@ class FromCheckpoint:
         """Its folder."""
         return self.checkpoints.at(self.step)
 
-    def key(self) -> Any:
+    def key(self) -> str:
         """Its folder."""
         return self.line()
 
@@ -180,12 +182,13 @@ class FromFolder:
         """Its path or URI."""
         return self.uri
 
-    def key(self) -> Any:
-        """Path, bytes and time of change of its files."""
+    def key(self) -> str:
+        """A digest of path, bytes and time of change of its files."""
         root, files = self._storage.path(""), self._storage.files("")
         if not files:
             raise SpecError(f"train.start.folder={self.uri} does not exist or is empty; give a folder with {CONFIG}")
-        return [[str(i.path).removeprefix(root), int(i.size), int(i.mtime_ns or 0)] for i in files]
+        told = [[str(file.path).removeprefix(root), int(file.size), int(file.mtime_ns or 0)] for file in files]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
     def settled(self, given: StartSpec) -> StartSpec:
         """By its absolute path: workers have other working folders."""

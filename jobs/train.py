@@ -45,6 +45,7 @@ from jobs.spec import RingSpec
 from jobs.stage import main as stage_main
 from jobs.start import check_start, settled, start_of
 from jobs.teacher import check_teacher
+from jobs.trainable import check_trainable, trained_model
 from jobs.workloads import WORKLOADS
 
 COLLECTIVE_TIMEOUT_S = 300
@@ -72,6 +73,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
     note = check_start(spec, storage, prepared)
+    check_trainable(spec, storage, prepared)
     made = made_of(registry, inputs.key)
     if made:
         _promote(registry, spec, made, is_new=False)
@@ -261,8 +263,7 @@ def _publish(
     """Publish the best checkpoint as a version made of `inputs`; returns its name and its metrics as a table."""
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
-    model = workload.build(spec.workload, transform)
-    checkpoints.load_weights(best_step, model)
+    model = trained_model(spec, transform, checkpoints, best_step)
     train = read_train(storage, prepared, workload.ties)
     test = read_split(storage, prepared, "test", workload.ties)
     with TemporaryDirectory() as scratch:

@@ -34,6 +34,7 @@ from jobs.spec import RangeSpec, RingSpec
 from jobs.stage import main as stage_main
 from jobs.start import check_start, settled
 from jobs.teacher import check_teacher
+from jobs.trainable import check_trainable
 
 EPOCH = "training_iteration"
 SEARCHED = ("workload.", "train.")
@@ -58,6 +59,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
     check_start(spec, storage, prepared)
+    check_trainable(spec, storage, prepared)
     folder = plan_folder(spec.name, inputs.key)
     found = read_plan(storage, spec.name, inputs.key)
     if found:

@@ -3,9 +3,18 @@
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from cluster.errors import SpecError, nearest
+from jobs.features.transform import Transform
+from jobs.workloads import WORKLOADS, WorkloadSpec
+
+
+def without_weights(spec: WorkloadSpec, transform: Transform) -> nn.Module:
+    """The model with names and shapes alone: on the device `meta`, so that the largest takes no memory."""
+    with torch.device("meta"):
+        return WORKLOADS[spec.kind].build(spec, transform)
 
 
 def own_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -11,17 +11,17 @@ from jobs.lineage import prepared_folder
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.prepared import read_split, read_train, read_transform
 from jobs.spec import RingSpec
+from jobs.trainable import trained_model
 from jobs.workloads import WORKLOADS
 
 
 def publish(spec: RingSpec, storage: Storage) -> str:
     """Prepare, train and publish the last epoch, which becomes the champion; returns its name."""
     prepare.run(spec, storage)
-    prepared, checkpoints = prepared_folder(spec, storage), Checkpoints(storage, "checkpoints/one")
+    prepared, checkpoints = prepared_folder(spec, storage), Checkpoints(storage, f"checkpoints/{spec.name}/one")
     fit(spec, storage, prepared, checkpoints, lambda report: None)
     workload, transform = WORKLOADS[spec.workload.kind], read_transform(storage, prepared)
-    model = workload.build(spec.workload, transform)
-    checkpoints.load_weights(checkpoints.steps()[-1], model)
+    model = trained_model(spec, transform, checkpoints, checkpoints.steps()[-1])
     train = read_train(storage, prepared, workload.ties)
     test = read_split(storage, prepared, "test", workload.ties)
     registry = Registry(storage, spec.name)

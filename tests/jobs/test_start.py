@@ -22,7 +22,7 @@ from jobs.parallel.collectives import rank
 from jobs.spec import RingSpec
 from jobs.start import check_start, put_start, settled, start_of
 from jobs.train import plan
-from jobs.weight_names import own_weights
+from jobs.weight_names import own_weights, without_weights
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Chain
 from tests.jobs.hugging_face_models import model_of
@@ -62,15 +62,19 @@ def started(spec: RingSpec, **start: Any) -> RingSpec:
     return with_values(spec, {"train.start": {key: value for key, value in start.items() if value is not None}})
 
 
+def write_texts(storage: Storage) -> None:
+    lines = [
+        {"document": f"d{n}", "text": " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 20))} for n in range(40)
+    ]
+    storage.write("raw/texts/a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+
+
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> tuple[RingSpec, Storage, str]:
     """Spec, storage with prepared rows, and a published version of another name."""
     torch.set_num_threads(1)
     storage = Storage(str(tmp_path_factory.mktemp("texts")))
-    lines = [
-        {"document": f"d{n}", "text": " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 20))} for n in range(40)
-    ]
-    storage.write("raw/texts/a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    write_texts(storage)
     spec = spec_of(storage)
     prepare.run(spec, storage)
     return spec, storage, publish(spec_of(storage, "before"), storage)
@@ -333,8 +337,9 @@ def test_one_thing_is_started_from(start: dict[str, Any], message: str) -> None:
 def test_shapes_of_every_workload_can_be_known_without_its_weights(kind: str) -> None:
     sample = SAMPLES[kind]()
     build: Callable[..., Any] = WORKLOADS[kind].build
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in own_weights(build(sample.spec, sample.transform))}
+    unfilled = without_weights(sample.spec, sample.transform)
+    assert all(weight.is_meta for weight in unfilled.parameters())
+    shapes = {name: weight.shape for name, weight in own_weights(unfilled)}
     real = build(sample.spec, sample.transform)
     assert shapes == {name: weight.shape for name, weight in own_weights(real)}
     assert set(shapes) == set(real.state_dict())
