@@ -17,6 +17,7 @@ from cluster.errors import SpecError, StorageError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs import hugging_face_folder, version
+from jobs.hugging_face_tokenizer import TOKENIZER, TOKENIZER_CONFIG, tokenizer_config, tokenizer_json
 from jobs.int8 import Int8Linear
 from jobs.spec import load_ring
 from jobs.version import Version
@@ -68,6 +69,9 @@ def export(source: Source, target: str) -> str:
     made_of = {"model": source.registry.name, "version": source.version}
     with TemporaryDirectory() as scratch:
         hugging_face_folder.write(Path(scratch), spec, content.model)
+        (Path(scratch) / TOKENIZER).write_text(tokenizer_json(spec, content.transform))
+        template = content.spec.serving.generation.chat_template
+        (Path(scratch) / TOKENIZER_CONFIG).write_text(tokenizer_config(spec.context_length, template))
         storage.publish(Path(scratch), name, {"exported": made_of})
     num_weights = sum(weight.numel() for weight in content.model.parameters())
     return f"export: version {source.version} of '{source.registry.name}', {num_weights:,} weights -> {target}"

@@ -73,6 +73,11 @@ class HuggingFaceFolder:
                 found |= {ours[name]: tensors.get_tensor(name).float() for name in theirs if name in ours}
         return found
 
+    def text_of(self, file: str) -> str | None:
+        """The text of another file of the folder; None where it is not there."""
+        path = self.path / file
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
     @cached_property
     def _files(self) -> dict[str, list[str]]:
         """The names of the tensors in each file."""

@@ -17,6 +17,7 @@ from jobs import version
 from jobs.features.transform import Transform
 from jobs.hugging_face import their_name
 from jobs.hugging_face_folder import CONFIG, HuggingFaceFolder
+from jobs.hugging_face_tokenizer import TOKENIZER, tokenizer_json
 from jobs.parallel.checkpoint import PREFIX, Checkpoints
 from jobs.spec import RingSpec, StartSpec
 from jobs.version import Version
@@ -203,7 +204,7 @@ class FromFolder:
                 f"one is {workload.kind}; give a version or a checkpoint"
             )
         self._local[0].check_fits(workload, BY_TOKEN if EMBEDDING in left_out else frozenset())
-        if EMBEDDING in left_out:
+        if EMBEDDING in left_out or self._local[0].text_of(TOKENIZER) == tokenizer_json(workload, transform):
             return ""
         return f"{self.uri} has learned the tokens of its own tokenizer; here its vectors stand for ours, by number"
 

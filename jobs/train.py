@@ -41,7 +41,7 @@ from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.run_log import RunLog
 from jobs.search.plan import read_plan
-from jobs.spec import RingSpec
+from jobs.spec import RingSpec, TrainSpec
 from jobs.stage import main as stage_main
 from jobs.start import check_start, settled, start_of
 from jobs.teacher import check_teacher
@@ -120,6 +120,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
             f"train: run {begins} ({why_new(storage, f'models/{spec.name}', inputs)})",
             f"  {plan_note}",
             *([f"  start with {start.line()}"] if start else []),
+            *_part_line(train),
             f"  {spec.layout.num_workers} workers ({spec.layout.line()}), "
             f"global batch {train.batch_size}, at most {train.num_epochs} epochs",
             f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "
@@ -128,6 +129,13 @@ def plan(spec: RingSpec, storage: Storage) -> str:
             f"  write checkpoints/{spec.name}/{inputs.key}, models/{spec.name}/",
         ]
     )
+
+
+def _part_line(train: TrainSpec) -> list[str]:
+    """Which part of the weights is trained, where it is not all of them."""
+    if train.lora:
+        return [f"  learn a change of rank {train.lora.rank} beside {', '.join(train.lora.targets)}"]
+    return [f"  leave as it is {', '.join(train.freeze)}"] if train.freeze else []
 
 
 def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:

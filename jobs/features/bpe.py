@@ -117,22 +117,22 @@ class Bpe(Step):
     def pieces(self) -> tuple[bytes, ...]:
         """The bytes of each token, by its number; none of `START`."""
         pieces = [*(bytes([byte]) for byte in range(NUM_BYTES)), b""]
-        for left, right in self._pairs:
+        for left, right in self.merges:
             pieces.append(pieces[left] + pieces[right])
         return tuple(pieces)
 
     @property
-    def _pairs(self) -> list[tuple[int, int]]:
+    def merges(self) -> list[tuple[int, int]]:
         """The tokens that each learned one is made of, in the order they were learned."""
         left, right = (self.state().column(name).to_pylist() for name in ("left", "right"))
         return list(zip(left, right, strict=True))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        spelt = [_spelt(piece) for piece in self.pieces]
-        spelt[START] = "\n"  # no sign of a byte, so that no text can spell it
-        numbers = {piece: number for number, piece in enumerate(spelt)}
-        merges = [(spelt[left], spelt[right]) for left, right in self._pairs]
+        names = [spelt(piece) for piece in self.pieces]
+        names[START] = "\n"  # no sign of a byte, so that no text can spell it
+        numbers = {piece: number for number, piece in enumerate(names)}
+        merges = [(names[left], names[right]) for left, right in self.merges]
         return _in_one_thread(Tokenizer(models.BPE(numbers, merges)), pre_tokenizers.ByteLevel(add_prefix_space=False))
 
 
@@ -176,5 +176,6 @@ def _in_one_thread(tokenizer: Tokenizer, words: pre_tokenizers.PreTokenizer) -> 
     return tokenizer
 
 
-def _spelt(piece: bytes) -> str:
+def spelt(piece: bytes) -> str:
+    """A piece in the library's alphabet, which has a sign for each byte."""
     return "".join(_SIGNS[byte] for byte in piece)

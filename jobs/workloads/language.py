@@ -275,17 +275,18 @@ def continuation(
 
 def encoded(spec: LanguageSpec, text: str, transform: Transform) -> list[int]:
     """The tokens of a document's beginning, `START` before them."""
-    bpe = _bpe(spec, transform)
+    bpe = bpe_of(spec, transform)
     return [START, *bpe.encoded([text])[0]] if bpe else encode(text)
 
 
 def pieces_of(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
     """The bytes of each token that exists."""
-    bpe = _bpe(spec, transform)
+    bpe = bpe_of(spec, transform)
     return bpe.pieces if bpe else BYTES
 
 
-def _bpe(spec: LanguageSpec, transform: Transform) -> Bpe | None:
+def bpe_of(spec: LanguageSpec, transform: Transform) -> Bpe | None:
+    """The tokens that were learned, where there are any."""
     return cast(Bpe, transform.step("tokens")) if spec.tokenizer == "bpe" else None
 
 

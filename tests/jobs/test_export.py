@@ -59,6 +59,8 @@ def test_transformers_answers_as_the_version_does(form: dict[str, Any], tmp_path
         "config.json",
         "manifest.json",
         "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["exported"] == {"model": "texts", "version": name}

@@ -14,6 +14,7 @@ from cluster.registry import Registry
 from cluster.spec import with_values
 from cluster.storage import Storage
 from jobs import prepare, version
+from jobs.export import Source, export
 from jobs.features.transform import Transform
 from jobs.fit import EpochReport, fit
 from jobs.lineage import prepared_folder, train_inputs
@@ -162,6 +163,14 @@ def test_a_folder_of_transformers_is_what_training_begins_with(
     with torch.no_grad():
         ours = model({"token": tokens, "position": torch.arange(20).expand(2, -1)})
         torch.testing.assert_close(ours, model_of("llama")(tokens).logits, rtol=0, atol=1e-5)
+
+
+def test_what_was_exported_is_gone_on_with_without_a_word(ring: tuple[RingSpec, Storage, str], tmp_path: Path) -> None:
+    spec, storage, name = ring
+    export(Source(Registry(storage, "before"), name), str(tmp_path / "out"))
+    given = started(spec, folder=str(tmp_path / "out"))
+    assert checked(given, storage) == ""
+    assert all(same(begun(given, storage), weights_of(storage, "before", name)).values())
 
 
 def test_a_folder_behind_a_uri_is_one_too(ring: tuple[RingSpec, Storage, str], folder: Path) -> None:

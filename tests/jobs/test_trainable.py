@@ -20,6 +20,7 @@ from jobs.parallel.checkpoint import Checkpoints
 from jobs.parallel.collectives import rank
 from jobs.prepared import read_transform
 from jobs.spec import RingSpec
+from jobs.train import plan
 from jobs.trainable import check_trainable, trained_model
 from jobs.workloads import language
 from tests.jobs.hugging_face_models import loaded
@@ -158,10 +159,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(ring: Ring, train: dict
     assert again[-1].metrics == expected[-1].metrics
 
 
-def test_both_are_in_the_key_of_a_run(ring: Ring) -> None:
+def test_both_are_in_the_key_of_a_run_and_in_its_plan(ring: Ring) -> None:
     spec, storage, _ = ring
-    others = [changed(spec, train__freeze=["layer0.*"]), changed(spec, train__lora=LORA)]
-    assert len({train_inputs(one, storage).key for one in (spec, *others)}) == 3
+    frozen, adapted = changed(spec, train__freeze=["layer0.*"]), changed(spec, train__lora=LORA)
+    assert len({train_inputs(one, storage).key for one in (spec, frozen, adapted)}) == 3
+    assert "  leave as it is layer0.*\n" in plan(frozen, storage)
+    assert "  learn a change of rank 4 beside layer*.attention.*, layer*.feed_forward.*\n" in plan(adapted, storage)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_tokens_are_those_of_the_library_trained_on_the_texts_themselves() -> No
     known = [given for given in TEXTS * 3 if given]
     reference.train_from_iterator(known, trainer)
     for given in (*known, "unseen: ünïcödé the mats"):
-        pieces = [bpe._spelt(LEARNED.pieces[token]) for token in LEARNED.encoded([given])[0]]
+        pieces = [bpe.spelt(LEARNED.pieces[token]) for token in LEARNED.encoded([given])[0]]
         assert pieces == reference.encode(given).tokens
 
 

@@ -4,24 +4,25 @@ from torch import Tensor
 
 from jobs.workloads.chain import Chain
 from jobs.workloads.decoding import Decoder
+from jobs.workloads.rope_scaling import RopeScalingSpec
 from jobs.workloads.transformer import TransformerSpec, transformer
 
 SPEC = TransformerSpec(num_layers=3, hidden_dim=32, num_heads=4, num_kv_heads=2, feed_forward_dim=48)
 CAPACITY = 24
 
 
-def model() -> Chain:
+def model(spec: TransformerSpec = SPEC) -> Chain:
     torch.manual_seed(0)
-    built = transformer(SPEC)
+    built = transformer(spec)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # so that what is read matters for what follows
     return built.eval()
 
 
 @torch.no_grad()
-def without_cache(text: list[int]) -> Tensor:
+def without_cache(text: list[int], spec: TransformerSpec = SPEC) -> Tensor:
     """The logits of what follows, by the model as it was trained: all of the text at once."""
-    given: Tensor = model()({"token": torch.tensor([text]), "position": torch.arange(len(text))[None]})
+    given: Tensor = model(spec)({"token": torch.tensor([text]), "position": torch.arange(len(text))[None]})
     return given[0, -1]
 
 
@@ -43,6 +44,17 @@ def test_texts_of_several_lengths_go_on_as_each_alone_without_a_cache() -> None:
         tokens = [token + place for place in range(3)]
         texts = [[*each, token] for each, token in zip(texts, tokens, strict=True)]
         check(decoder.go_on(tokens), texts)
+
+
+def test_biases_norms_of_heads_and_stretched_positions_go_with_the_cache() -> None:
+    stretched = RopeScalingSpec(original_context_length=8)
+    forms = {"qkv_bias": True, "qk_norm": True, "head_dim": 6, "rope_scaling": stretched}
+    spec, given = SPEC.model_copy(update=forms), text(9, 1)
+    decoder = Decoder(model(spec), 1, CAPACITY)
+    torch.testing.assert_close(decoder.begin([given])[0], without_cache(given, spec), rtol=1e-5, atol=1e-5)
+    for token in range(10):
+        given = [*given, token]
+        torch.testing.assert_close(decoder.go_on([token])[0], without_cache(given, spec), rtol=1e-5, atol=1e-5)
 
 
 def test_a_text_may_join_and_leave_between_any_two_tokens() -> None:

@@ -1,0 +1,45 @@
+"""The tokens of a `language` model as the `tokenizer.json` that Hugging Face's libraries read."""
+
+import json
+from collections.abc import Sequence
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from jobs.features.bpe import START, Bpe, spelt
+from jobs.features.transform import Transform
+from jobs.workloads.language import LanguageSpec, bpe_of, pieces_of
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+BEGIN = "<|begin|>"
+"""What `START` is called there. A text that spells it out begins a document there, as of any special token."""
+
+
+def tokenizer_json(spec: LanguageSpec, transform: Transform) -> str:
+    """Makes the numbers of our tokens from a text, the one that begins a document before them, and texts from these."""
+    bpe: Bpe | None = bpe_of(spec, transform)
+    names = _names(pieces_of(spec, transform))
+    merges = [(names[left], names[right]) for left, right in (bpe.merges if bpe else ())]
+    tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merges))
+    tokenizer.add_special_tokens([AddedToken(BEGIN, special=True, normalized=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, START)])
+    return str(tokenizer.to_str(pretty=True))
+
+
+def tokenizer_config(context_length: int, chat_template: str) -> str:
+    """The `tokenizer_config.json` beside it."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BEGIN,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": chat_template,
+    }
+    return json.dumps(config, indent=2)
+
+
+def _names(pieces: Sequence[bytes]) -> list[str]:
+    names = [spelt(piece) for piece in pieces]
+    names[START] = BEGIN
+    return names
