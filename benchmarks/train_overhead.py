@@ -40,8 +40,8 @@ from jobs.parallel.parted import part
 from jobs.prepared import open_split
 from jobs.row_stream import RowStream, open_stream
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
-from jobs.train import TRAIN_ENVIRONMENT
 from jobs.training_step import TrainingStep
+from jobs.worker_group import TRAIN_ENVIRONMENT
 from jobs.workloads import language
 from jobs.workloads.language import LanguageSpec
 

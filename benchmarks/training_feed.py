@@ -39,7 +39,7 @@ from jobs.parallel.feed import Feed, Source
 from jobs.prepared import open_split, read_transform
 from jobs.row_stream import RowStream, open_stream
 from jobs.spec import RingSpec
-from jobs.train import TRAIN_ENVIRONMENT
+from jobs.worker_group import TRAIN_ENVIRONMENT
 from jobs.workloads import tabular
 from jobs.workloads.chain import Batch
 from jobs.workloads.tabular import TabularSpec

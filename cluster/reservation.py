@@ -4,6 +4,9 @@ Ray Train packs workers one by one, and ranks those of a node by its address, so
 several nodes of one machine for one. Here a gang of workers that must share a node is one bundle of the reservation,
 each bundle is pinned to the node that `cluster.placement` chose, and ranks follow the bundles. What is overridden is
 private to Ray 2.60; `tests/cluster/test_reservation.py` fails where it moves.
+
+A trial of Ray Tune trains in the reservation that Tune made for it: a second one would be booked beside the first, and
+outlive a trial that is stopped.
 """
 
 from collections.abc import Sequence
@@ -19,7 +22,8 @@ from ray.train.v2._internal.execution.controller.controller import TrainControll
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 from ray.train.v2.api import data_parallel_trainer
-from ray.util.placement_group import placement_group
+from ray.tune import PlacementGroupFactory
+from ray.util.placement_group import get_current_placement_group, placement_group
 
 from cluster.layout import Layout
 from cluster.placement import Demand, Node, OccupiedError, place
@@ -59,22 +63,42 @@ def check_room(layout: Layout, demand: Demand) -> str | None:
     return None
 
 
+def trial_resources(layout: Layout, demand: Demand) -> PlacementGroupFactory:
+    """What Tune is to reserve for a trial: for the workers of its `TrialTrainer`, or for itself where it needs one.
+
+    Tune does not ask for named nodes, so a tensor group stands on one node, and Ray packs the groups.
+    """
+    bundles = _bundles(layout, demand)
+    own: list[dict[str, float]] = [{}] if layout.num_workers > 1 else []
+    return PlacementGroupFactory([*own, *bundles], "PACK", bundle_label_selector=_kinds(demand, len(bundles)))
+
+
 class PlacedTrainer(TorchTrainer):
     """Ray Train's trainer for the workers of a layout, each where `place` says."""
 
     def __init__(self, layout: Layout, demand: Demand, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._controller_class = _controller_class(layout, demand)
+        self._controller_class = _controller_class(self._workers(), layout, demand)
+
+    def _workers(self) -> "type[_PlacedWorkers]":
+        return _PlacedWorkers
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         with patch.object(data_parallel_trainer, "TrainController", self._controller_class):
             return super()._initialize_and_run_controller(**options)  # type: ignore[misc]  # absent from Ray's stub
 
 
-def _controller_class(layout: Layout, demand: Demand) -> type[TrainController]:
+class TrialTrainer(PlacedTrainer):
+    """The same inside a trial of Tune, in the `trial_resources` that are reserved for it."""
+
+    def _workers(self) -> "type[_PlacedWorkers]":
+        return _TrialWorkers
+
+
+def _controller_class(kind: "type[_PlacedWorkers]", layout: Layout, demand: Demand) -> type[TrainController]:
     """With a group of workers of this layout's own: Ray takes classes where it should take arguments."""
 
-    workers = type("Placed", (_PlacedWorkers,), {"layout": layout, "demand": demand})
+    workers = type("Placed", (kind,), {"layout": layout, "demand": demand})
     return type("Controller", (TrainController,), {"worker_group_cls": workers})
 
 
@@ -92,19 +116,44 @@ class _PlacedWorkers(WorkerGroup):
         return _ranked(super()._create_workers(num_workers, *arguments, **options))
 
 
+class _TrialWorkers(_PlacedWorkers):
+    """Workers in the reservation of the trial that they train for."""
+
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
+        reservation = get_current_placement_group()
+        assert reservation is not None, "a TrialTrainer trains in a trial of Tune alone"
+        return _TrialReservation(reservation)
+
+
+class _TrialReservation(DefaultPlacementGroupHandle):
+    """Tune's to end: a trial that is to start its workers anew needs it again."""
+
+    def shutdown(self) -> None:
+        """Nothing."""
+
+
 def _reserved(layout: Layout, demand: Demand) -> Any:
     """The placement group with a bundle a gang, where there is room now; else wherever Ray finds some first.
 
     Raises:
         InfeasibleError: there will be none, whoever ends.
     """
-    bundles = [demand.of_gang(layout)] * (layout.num_workers // layout.tensor)
+    bundles = _bundles(layout, demand)
     try:
         nodes = place(layout, demand, inventory()).gang_nodes
     except OccupiedError:
-        kind = {"ray.io/accelerator-type": demand.gpu_type} if demand.gpu_type else {}
-        return placement_group(bundles, "PACK", bundle_label_selector=[kind] * len(bundles) if kind else None)
+        return placement_group(bundles, "PACK", bundle_label_selector=_kinds(demand, len(bundles)))
     return placement_group(bundles, "PACK", bundle_label_selector=[{NODE_LABEL: node} for node in nodes])
+
+
+def _bundles(layout: Layout, demand: Demand) -> list[dict[str, float]]:
+    """One a gang: Ray never splits a bundle over nodes."""
+    return [demand.of_gang(layout)] * (layout.num_workers // layout.tensor)
+
+
+def _kinds(demand: Demand, num_bundles: int) -> list[dict[str, str]] | None:
+    """The nodes that will do for each bundle; None for any."""
+    return [{"ray.io/accelerator-type": demand.gpu_type}] * num_bundles if demand.gpu_type else None
 
 
 def _ranked(workers: Sequence[Any]) -> list[Any]:

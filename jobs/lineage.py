@@ -84,8 +84,9 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     """Inputs of `plans/`: the prepared rows, the search and what it starts from."""
-    names = ("seed", "workload", "train", "tune")
-    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, storage, *names), code_revision("jobs.tune"))
+    given = _numerics(spec, storage, "seed", "workload", "train", "tune")
+    del given["tune"]["workers"]  # on how many a trial is trained changes no loss
+    return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.tune"))
 
 
 def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:

@@ -202,6 +202,9 @@ class TuneSpec(Spec):
     num_epochs: int = Field(3, ge=1)
     """Of the longest trial; ASHA stops the weak ones earlier."""
     max_concurrent: int = Field(2, ge=1)
+    """Fewer are at work where the cluster has no room for so many."""
+    workers: Literal["one", "layout"] = "one"
+    """Of a trial: one, which computes the same, or all of `layout`, for a model that does not fit on one device."""
     space: dict[str, Choices | RangeSpec] = {}
     """A dotted key of this spec -> the values to try: a list, or a range."""
 

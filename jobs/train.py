@@ -6,24 +6,17 @@ Writes checkpoints/<name>/<key>/ while it trains and models/<name>/<version>/ at
 next run goes on from the last checkpoint.
 """
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig
 
 from cluster.command import run as run_command
-from cluster.environment import applied
-from cluster.errors import ClusterError, SpecError
+from cluster.errors import SpecError
 from cluster.lifecycle import connected
-from cluster.placement import Demand
 from cluster.registry import CHAMPION, Registry
 from cluster.reservation import PlacedTrainer, check_room
 from cluster.spec import dump, parse, with_values
@@ -31,7 +24,6 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.anomalies import Watch
 from jobs.event_files import EventFiles
-from jobs.failures import classify, user_error_of
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.parallel.checkpoint import Checkpoints
@@ -46,17 +38,8 @@ from jobs.stage import main as stage_main
 from jobs.start import check_start, settled, start_of
 from jobs.teacher import check_teacher
 from jobs.trainable import check_trainable, trained_model
+from jobs.worker_group import num_gpus, run_on_workers, workers_of
 from jobs.workloads import WORKLOADS
-
-COLLECTIVE_TIMEOUT_S = 300
-BACKENDS = "cpu:gloo,cuda:nccl"
-"""On GPUs; what is in host memory, such as metrics, still goes by gloo."""
-TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it, each line of progress comes twice
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",  # with it, each report is logged beside our own line
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nothing here acts on its warnings yet, and it logs an error a run
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker and a report are seen; 2 s is an epoch here
-}
 
 
 def run(spec: RingSpec, storage: Storage) -> Made:
@@ -176,10 +159,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 
 
 def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkpoints: Checkpoints) -> None:
-    on_gpu = _takes_gpus(spec)
+    workers = workers_of(spec, spec.layout, num_gpus())
     steps = checkpoints.steps()
-    demand = _demand(spec, on_gpu)
-    wait = check_room(spec.layout, demand)
+    wait = check_room(workers.layout, workers.demand)
     if wait:
         print(f"train: waiting; {wait}", flush=True)
     settings = {
@@ -189,75 +171,16 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkp
         "checkpoints": checkpoints.folder,
         "rows": open_stream(split, spec.seed, spec.train, steps[-1] if steps else 0),
     }
-    with applied(TRAIN_ENVIRONMENT), _interrupt_restored(), TemporaryDirectory() as scratch:
-        trainer = PlacedTrainer(
-            spec.layout,
-            demand,
+    with TemporaryDirectory() as scratch:
+        run_on_workers(
+            workers,
+            PlacedTrainer,
             train_on_worker,
-            train_loop_config=settings,
-            torch_config=TorchConfig(backend=_backend(spec, on_gpu), timeout_s=COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(
-                num_workers=spec.layout.num_workers, use_gpu=on_gpu, resources_per_worker=dict(demand.each)
-            ),
-            run_config=RunConfig(
-                name=f"train-{spec.name}",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=spec.train.max_failures),
-            ),
+            settings,
+            name=f"train-{spec.name}",
+            scratch=scratch,
+            max_failures=spec.train.max_failures,
         )
-        try:
-            trainer.fit()
-        except WorkerGroupError as error:
-            failures = error.worker_failures
-            raise user_error_of(failures) or ClusterError(classify(failures).line()) from error
-
-
-@contextmanager
-def _interrupt_restored() -> Iterator[None]:
-    """Put Ctrl-C back as it was: Ray Train leaves its own in place, and with it the controller of the finished run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _takes_gpus(spec: RingSpec) -> bool:
-    """Whether the workers train on GPUs.
-
-    Raises:
-        SpecError: the precision, or the kind of GPU that is asked for, needs one.
-    """
-    num_gpus, needed = ray.cluster_resources().get("GPU", 0), spec.layout.num_workers * spec.placement.gpus_per_worker
-    on_gpu = spec.train.device == "gpu" or (spec.train.device == "auto" and num_gpus >= needed)
-    gpu_type = spec.placement.gpu_type
-    if not on_gpu and (spec.layout.precision == "fp16" or gpu_type):
-        key, way_out = (
-            ("layout.precision=fp16", "give layout.precision=bf16 or fp32")
-            if spec.layout.precision == "fp16"
-            else (f"placement.gpu_type={gpu_type}", "leave it out")
-        )
-        raise SpecError(
-            f"{key} needs a GPU for each of {spec.layout.num_workers} workers, train.device={spec.train.device} "
-            f"and the cluster has {num_gpus:g}; {way_out}"
-        )
-    return on_gpu
-
-
-def _demand(spec: RingSpec, on_gpu: bool) -> Demand:
-    """What each worker needs."""
-    given = spec.placement
-    if not on_gpu:
-        return Demand({"CPU": given.cpus_per_worker})
-    return Demand({"CPU": given.cpus_per_worker, "GPU": given.gpus_per_worker}, given.gpu_type)
-
-
-def _backend(spec: RingSpec, on_gpu: bool) -> str:
-    """Workers that share a GPU cannot speak by NCCL."""
-    return "gloo" if not on_gpu or spec.placement.gpus_per_worker < 1 else BACKENDS
 
 
 def _is_finished(checkpoints: Checkpoints) -> bool:

@@ -3,25 +3,31 @@
     python -m jobs.tune jobs/specs/recommender.yaml
 
 Trials are drawn by Optuna's TPE (Bergstra et al., 2011) and the weak ones stopped early by ASHA (Li et al., 2020).
-Each runs the same `fit` as train, on one worker: the loss of a step does not depend on the layout.
+Each runs the same `fit` as train, on one worker or on the spec's layout: the loss of a step does not depend on it.
 """
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import ray.train
+import ray.train.torch
 import ray.tune
+import torch
 from optuna.samplers import TPESampler
 from ray.tune import Callback, ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster.command import run as run_command
 from cluster.errors import SpecError
 from cluster.lifecycle import connected
+from cluster.reservation import TrialTrainer, check_room, trial_resources
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs.fit import EpochReport, check, fit
@@ -35,6 +41,7 @@ from jobs.stage import main as stage_main
 from jobs.start import check_start, settled
 from jobs.teacher import check_teacher
 from jobs.trainable import check_trainable
+from jobs.worker_group import Workers, num_gpus, run_on_workers, workers_of
 
 EPOCH = "training_iteration"
 SEARCHED = ("workload.", "train.")
@@ -68,7 +75,12 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     check_window(open_split(storage, prepared, "train"), spec.train)
     storage.check_shared()
     with connected():
-        plan = _search(settled(spec, storage), storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
+        layout = spec.layout if spec.tune.workers == "layout" else spec.layout.alone()
+        workers = workers_of(spec, layout, num_gpus())
+        wait = check_room(workers.layout, workers.demand)
+        if wait:
+            print(f"tune: waiting; {wait}", flush=True)
+        plan = _search(workers, settled(spec, storage), storage, prepared, f"plans/{spec.name}/.{inputs.key}.search")
     write_plan(storage, folder, plan, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
     return Made("tune", folder, True, why, plan.line())
 
@@ -83,12 +95,13 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     found = read_plan(storage, spec.name, inputs.key)
     if found:
         return f"tune: skip, {plan_folder(spec.name, inputs.key)} is there: {found.line()}"
+    on = "" if spec.tune.workers == "one" else f" on {spec.layout.num_workers} workers ({spec.layout.line()}),"
     space = [f"    {key}: {_show(values)}" for key, values in spec.tune.space.items()]
     return "\n".join(
         [
             f"tune: run ({why_new(storage, f'plans/{spec.name}', inputs)})",
-            f"  {spec.tune.num_trials} trials of at most {spec.tune.num_epochs} epochs, {spec.tune.max_concurrent} at "
-            f"once, for the best {spec.train.early_stopping.metric}, over",
+            f"  {spec.tune.num_trials} trials of at most {spec.tune.num_epochs} epochs,{on} {spec.tune.max_concurrent} "
+            f"at once, for the best {spec.train.early_stopping.metric}, over",
             *space,
         ]
     )
@@ -126,13 +139,16 @@ def _check_value(spec: RingSpec, storage: Storage, key: str, value: Any) -> None
         raise SpecError(f"another {key} needs other prepared rows, and all trials share them; set it in the spec")
 
 
-def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Plan:
+def _search(workers: Workers, spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Plan:
     metric = spec.train.early_stopping.metric
     mode = spec.train.early_stopping.mode
-    settings = {"spec": dump(spec), "storage": storage.uri, "prepared": prepared}
+    on_workers = spec.model_copy(update={"layout": workers.layout})
+    settings = {"spec": dump(on_workers), "storage": storage.uri, "prepared": prepared}
+    is_alone = workers.layout.num_workers == 1
+    trial = ray.tune.with_parameters(run_trial if is_alone else run_gang_trial, settings=settings, workers=workers)
     storage.remove(scratch)
     tuner = Tuner(
-        ray.tune.with_resources(ray.tune.with_parameters(run_trial, settings=settings), {"cpu": 1}),
+        ray.tune.with_resources(trial, trial_resources(workers.layout, workers.demand)),
         tune_config=TuneConfig(
             metric=metric,
             mode=mode,
@@ -142,7 +158,7 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
             scheduler=ASHAScheduler(time_attr=EPOCH, max_t=spec.tune.num_epochs, grace_period=1, reduction_factor=2),
             num_samples=spec.tune.num_trials,
             max_concurrent_trials=spec.tune.max_concurrent,
-            reuse_actors=True,
+            reuse_actors=is_alone,  # one whose workers were training when it was stopped cannot be used again
         ),
         run_config=RunConfig(
             name="search",
@@ -185,17 +201,50 @@ class _Progress(Callback):
         print(f"{number}  {show_values(trial.config)}  {outcome}  {left_s:.0f} s left", flush=True)
 
 
-def run_trial(config: dict[str, Any], settings: dict[str, str]) -> None:
-    """What Ray Tune calls for every trial."""
-    spec = parse(RingSpec, settings["spec"], "the driver's spec")
-    spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs})
-    spec = spec.model_copy(update={"layout": spec.layout.alone()})
+def run_trial(config: dict[str, Any], settings: dict[str, str], workers: Workers) -> None:
+    """What Ray Tune calls for a trial on one worker, which is this process."""
 
     def report(epoch: EpochReport) -> None:
         if math.isfinite(epoch.loss):  # else the weights diverged: `fit` ends here, and this epoch is no result
-            ray.tune.report({**epoch.metrics, "num_epochs": epoch.epoch})
+            ray.tune.report(_result(epoch))
 
-    fit(spec, Storage(settings["storage"]), settings["prepared"], None, report)
+    _fit(config, settings, report, torch.device("cuda" if workers.on_gpu else "cpu"))
+
+
+def run_gang_trial(config: dict[str, Any], settings: dict[str, str], workers: Workers) -> None:
+    """What Ray Tune calls for a trial on several workers, which stand in the reservation of the trial."""
+    run_on_workers(
+        workers,
+        TrialTrainer,
+        run_gang_worker,
+        {**settings, "config": config},
+        name="trial",
+        scratch=str(Path.cwd()),  # of the trial's own: Tune starts it in a folder that goes with Ray's session
+        max_failures=0,
+        callbacks=[TuneReportCallback()],
+    )
+
+
+def run_gang_worker(settings: dict[str, Any]) -> None:
+    """What Ray Train calls on every worker of a trial."""
+
+    def report(epoch: EpochReport) -> None:
+        if math.isfinite(epoch.loss):  # alike on every worker
+            ray.train.report(_result(epoch))
+
+    _fit(settings["config"], settings, report, ray.train.torch.get_device())
+
+
+def _fit(
+    config: dict[str, Any], settings: dict[str, Any], report: Callable[[EpochReport], None], device: torch.device
+) -> None:
+    spec = parse(RingSpec, settings["spec"], "the driver's spec")
+    spec = with_values(spec, {**config, "train.num_epochs": spec.tune.num_epochs})
+    fit(spec, Storage(settings["storage"]), settings["prepared"], None, report, device)
+
+
+def _result(epoch: EpochReport) -> dict[str, float]:
+    return {**epoch.metrics, "num_epochs": epoch.epoch}
 
 
 def _plan(results: ResultGrid, metric: str, mode: str) -> Plan:

@@ -21,7 +21,9 @@ SHARED = {"layout": {"tensor": 4}, "gpus": 0.5, "by": "us"}
 TOO_WIDE = {"layout": {"tensor": 4}, "gpus": 1.0, "by": "us"}
 TOO_MANY = {"layout": {"replicate": 13}, "gpus": 1.0, "by": "us"}
 BY_RAY = {**EIGHT, "by": "ray"}
-TURNS = ([EIGHT, FOUR], [BY_RAY, SHARED, TOO_WIDE, TOO_MANY])
+TRIALS = [{"layout": {"tensor": 2, "replicate": 2}, "gpus": 1.0}, {"layout": {"replicate": 3}, "gpus": 3.0}]
+"""Of thirteen GPUs in all, where there are twelve."""
+TURNS = ([EIGHT, FOUR], [BY_RAY, SHARED, TOO_WIDE, TOO_MANY], [{"by": "tune", "trials": TRIALS}])
 
 Worker = dict[str, Any]
 
@@ -44,6 +46,14 @@ def split_groups(workers: list[Worker], size: int) -> int:
     return sum(len({worker["node"] for worker in group}) > 1 for group in groups)
 
 
+def assert_never_shared(workers: list[Worker]) -> None:
+    """No two of them held a GPU at the same time."""
+    for one, other in combinations(workers, 2):
+        is_same = one["node"] == other["node"] and set(one["gpus"]) & set(other["gpus"])
+        (begin, end), (other_begin, other_end) = one["held"], other["held"]
+        assert not is_same or end <= other_begin or other_end <= begin
+
+
 @pytest.mark.ray
 def test_no_tensor_group_is_split_where_ray_itself_splits_one_of_four(runs: list[Any]) -> None:
     eight, four, by_ray, shared, *_ = runs
@@ -53,10 +63,7 @@ def test_no_tensor_group_is_split_where_ray_itself_splits_one_of_four(runs: list
 
 @pytest.mark.ray
 def test_two_runs_at_once_never_hold_the_same_gpu(runs: list[Any]) -> None:
-    for one, other in combinations([*runs[0], *runs[1]], 2):
-        is_same = one["node"] == other["node"] and set(one["gpus"]) & set(other["gpus"])
-        (begin, end), (other_begin, other_end) = one["held"], other["held"]
-        assert not is_same or end <= other_begin or other_end <= begin
+    assert_never_shared([*runs[0], *runs[1]])
 
 
 @pytest.mark.ray
@@ -75,6 +82,17 @@ def test_what_cannot_fit_is_told_within_a_second(runs: list[Any]) -> None:
     assert "the 4 of a tensor group stand on one node, with 0.4 CPUs and 4 GPUs" in too_wide["error"]
     assert "13 GPUs in all; 12 are there on 5 nodes" in too_many["error"]
     assert max(too_wide["after_s"], too_many["after_s"]) < 1
+
+
+@pytest.mark.ray
+def test_trials_of_several_sizes_train_in_their_own_reservations_and_leave_none(runs: list[Any]) -> None:
+    search = runs[6]
+    four, three = search["trials"]
+    assert search["errors"] == []
+    assert search["left"] == []
+    assert split_groups(four, 2) == 0
+    assert len({worker["node"] for worker in three}) == 3
+    assert_never_shared([*four, *three])
 
 
 def test_what_is_overridden_is_where_it_was_in_ray() -> None:

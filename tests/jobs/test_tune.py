@@ -12,8 +12,10 @@ from ray.util import placement_group_table
 
 from cluster.errors import DataError, SpecError
 from cluster.lifecycle import Cluster
+from cluster.spec import with_values
 from jobs import train, tune
-from jobs.lineage import tune_inputs
+from jobs.fit import EpochReport, fit
+from jobs.lineage import prepared_folder, tune_inputs
 from jobs.search.plan import Plan, read_plan
 from tests.jobs.conftest import Ring
 
@@ -101,6 +103,17 @@ def test_a_search_leaves_only_its_plan(prepared_ring: Ring, found: Plan) -> None
 
 
 @pytest.mark.ray
+def test_a_trial_on_a_layout_comes_to_what_it_comes_to_in_one_process(prepared_ring: Ring, cluster: Cluster) -> None:
+    on_layout = ("tune.workers=layout", "layout={shard: 2}", "placement.cpus_per_worker=0.5")
+    (trial,) = searched(prepared_ring, *SEARCH, "tune.num_trials=1", "tune.num_epochs=1", *on_layout).trials
+    wait_until_free()
+    alone = with_values(prepared_ring.spec(*SEARCH, "layout={}"), {**trial.values, "train.num_epochs": 1})
+    storage, epochs = prepared_ring.storage, list[EpochReport]()
+    fit(alone, storage, prepared_folder(alone, storage), None, epochs.append)
+    assert trial.best == pytest.approx(epochs[0].metrics["ndcg_at_10"], abs=1e-3)
+
+
+@pytest.mark.ray
 def test_a_changed_space_is_named_as_the_reason(prepared_ring: Ring, found: Plan) -> None:
     changed = prepared_ring.spec(*SEARCH, "tune.space={train.batch_size: [64, 256]}")
     planned = tune.plan(changed, prepared_ring.storage)
@@ -183,6 +196,11 @@ def test_plan_says_what_would_be_searched_and_writes_nothing(ring: Ring) -> None
         "    train.optimizer.learning_rate: 0.001 to 0.1, in the logarithm",
     ]
     assert not ring.storage.exists("plans")
+
+
+def test_plan_says_on_how_many_workers_a_trial_trains(ring: Ring) -> None:
+    planned = tune.plan(ring.spec("tune.num_trials=4", "tune.workers=layout", "layout={shard: 2}"), ring.storage)
+    assert "  4 trials of at most 2 epochs, on 2 workers (shard=2), 2 at once, for the best ndcg_at_10, over" in planned
 
 
 def test_an_override_on_the_command_line_is_not_searched(ring: Ring) -> None:
