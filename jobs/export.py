@@ -17,11 +17,12 @@ from cluster.errors import SpecError, StorageError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs import hugging_face_folder, version
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.hugging_face_tokenizer import TOKENIZER, TOKENIZER_CONFIG, tokenizer_config, tokenizer_json
 from jobs.int8 import Int8Linear
 from jobs.spec import load_ring
 from jobs.version import Version
-from jobs.workloads.language import LanguageSpec
+from jobs.workloads.language import LanguageSpec, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ def export(source: Source, target: str) -> str:
     spec = _exportable(content, source)
     made_of = {"model": source.registry.name, "version": source.version}
     with TemporaryDirectory() as scratch:
-        hugging_face_folder.write(Path(scratch), spec, content.model)
+        tokens = tokenizer_of(spec, content.transform)
+        kept = tokens if isinstance(tokens, PretrainedTokens) else None
+        hugging_face_folder.write(Path(scratch), spec, content.model, kept)
         (Path(scratch) / TOKENIZER).write_text(tokenizer_json(spec, content.transform))
         template = content.spec.serving.generation.chat_template
-        (Path(scratch) / TOKENIZER_CONFIG).write_text(tokenizer_config(spec.context_length, template))
+        (Path(scratch) / TOKENIZER_CONFIG).write_text(tokenizer_config(spec, content.transform, template))
         storage.publish(Path(scratch), name, {"exported": made_of})
     num_weights = sum(weight.numel() for weight in content.model.parameters())
     return f"export: version {source.version} of '{source.registry.name}', {num_weights:,} weights -> {target}"

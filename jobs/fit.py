@@ -162,7 +162,7 @@ def _set_up(
     torch.manual_seed(spec.seed)
     model = workload.build(spec.workload, transform).train()
     if newest is None:
-        put_start(model, spec, storage)
+        put_start(model, spec, storage, transform)
     make_trainable(model, spec.train)
 
     def losses(outputs: Any, batch: Batch) -> Tensor:

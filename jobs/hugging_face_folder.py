@@ -5,16 +5,20 @@ Files with pickles are never opened: to load one is to run what its author wrote
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.errors import DataError, SpecError
+from jobs.features.bpe import START
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.hugging_face import NO_WEIGHTS, config_of, differences, spec_of, their_name
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.transformer import TransformerSpec
@@ -24,6 +28,8 @@ DTYPES = {"F64", "F32", "F16", "BF16"}
 """As safetensors calls them; all become float32."""
 MAX_NAMED = 5
 """Tensors that a message names."""
+BY_NUMBER = {"embedding.token.weight", "head.output.weight"}
+"""Our weights with a row a token."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +113,36 @@ class HuggingFaceFolder:
         )
 
 
-def write(folder: Path, spec: LanguageSpec, model: nn.Module) -> None:
+def write(folder: Path, spec: LanguageSpec, model: nn.Module, tokens: PretrainedTokens | None = None) -> None:
     """Write a model into an empty local folder, as one consolidated file of weights.
+
+    Args:
+        tokens: the tokenizer, where it is one of another folder.
 
     Raises:
         SpecError: no model of theirs has this form.
     """
-    (folder / CONFIG).write_text(json.dumps(config_of(spec, spec.context_length), indent=2))
-    weights = {their_name(name): weight.detach().contiguous() for name, weight in model.named_parameters()}
-    save_file(weights, str(folder / WEIGHTS), {"format": "pt"})
+    config: dict[str, Any] = config_of(spec, spec.context_length)
+    weights: dict[str, Tensor] = {**dict(model.named_parameters())}
+    if tokens:
+        config |= {"bos_token_id": tokens.begin, "eos_token_id": tokens.their_ends or None}
+        weights = renumbered(weights, tokens.begin)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    save_file(
+        {their_name(name): weight.detach().contiguous() for name, weight in weights.items()},
+        str(folder / WEIGHTS),
+        {"format": "pt"},
+    )
+
+
+def renumbered(weights: Mapping[str, Tensor], begin: int) -> dict[str, Tensor]:
+    """Weights by our names, where the tokens `begin` and `START` have changed places: from theirs to ours and back."""
+    given = dict(weights)
+    for name in BY_NUMBER & given.keys():
+        order = torch.arange(len(given[name]))
+        order[START], order[begin] = begin, START
+        given[name] = given[name].detach()[order]
+    return given
 
 
 def _opened(path: Path, folder: str) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from jobs.features.bpe import START, Bpe, spelt
+from jobs.features.bpe import START, spelt
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
-from jobs.workloads.language import LanguageSpec, bpe_of, pieces_of
+from jobs.workloads.language import LanguageSpec, pieces_of, tokenizer_of
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 BEGIN = "<|begin|>"
@@ -15,10 +16,15 @@ BEGIN = "<|begin|>"
 
 
 def tokenizer_json(spec: LanguageSpec, transform: Transform) -> str:
-    """Makes the numbers of our tokens from a text, the one that begins a document before them, and texts from these."""
-    bpe: Bpe | None = bpe_of(spec, transform)
+    """Makes the numbers of our tokens from a text, the one that begins a document before them, and texts from these.
+
+    One that was taken from a folder goes out as it came in.
+    """
+    learned = tokenizer_of(spec, transform)
+    if isinstance(learned, PretrainedTokens):
+        return learned.tokenizer
     names = _names(pieces_of(spec, transform))
-    merges = [(names[left], names[right]) for left, right in (bpe.merges if bpe else ())]
+    merges = [(names[left], names[right]) for left, right in (learned.merges if learned else ())]
     tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merges))
     tokenizer.add_special_tokens([AddedToken(BEGIN, special=True, normalized=False)])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -27,12 +33,13 @@ def tokenizer_json(spec: LanguageSpec, transform: Transform) -> str:
     return str(tokenizer.to_str(pretty=True))
 
 
-def tokenizer_config(context_length: int, chat_template: str) -> str:
+def tokenizer_config(spec: LanguageSpec, transform: Transform, chat_template: str) -> str:
     """The `tokenizer_config.json` beside it."""
+    learned = tokenizer_of(spec, transform)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BEGIN,
-        "model_max_length": context_length,
+        "bos_token": learned.begin_name if isinstance(learned, PretrainedTokens) else BEGIN,
+        "model_max_length": spec.context_length,
         "clean_up_tokenization_spaces": False,
         "chat_template": chat_template,
     }

@@ -14,8 +14,9 @@ from cluster.errors import DataError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
-from jobs.spec import RingSpec, event_columns, item_columns, sections
+from jobs.spec import RingSpec, event_columns, item_columns, sections, transform_of
 from jobs.start import start_of
+from jobs.step_files import file_digests
 from jobs.teacher import teacher_of
 from jobs.workloads import WORKLOADS
 
@@ -71,7 +72,7 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
         for path, size, time in raw_files(storage, source.path)
     ]
     workload = WORKLOADS[spec.workload.kind]
-    wanted = {
+    wanted: dict[str, Any] = {
         "events": [asdict(column) for column in event_columns(spec)],
         "items": [asdict(column) for column in item_columns(spec)],
         "steps": [step.settings() for step in workload.steps(spec.workload)],
@@ -79,6 +80,9 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     }
     given = sections(spec, "raw", "prepare")
     del given["prepare"]["in_process_bytes"]  # where the work is done changes no row
+    read = file_digests(transform_of(spec))
+    if read:
+        wanted["step_files"] = read
     return Inputs(_digest(files), {**given, **wanted}, code_revision("jobs.prepare"))
 
 

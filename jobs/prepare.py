@@ -46,6 +46,7 @@ from jobs.spec import RingSpec, SourceSpec, event_columns, item_columns, transfo
 from jobs.split_rows import split_rows
 from jobs.stage import main as stage_main
 from jobs.stage import spec_of
+from jobs.step_files import with_files
 from jobs.workloads import WORKLOADS, event_keys
 
 
@@ -68,6 +69,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     is_small = num_bytes <= spec.prepare.in_process_bytes
     if not is_small:
         storage.check_shared()
+    transform = with_files(transform_of(spec))
     with _system_memory() if is_small else connected():
         bad_items, items = _items(spec, tables, is_small)
         rows = good_rows(tables["events"], is_small)
@@ -78,7 +80,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         repeats = _repeats(rows, spec, seen.repeated)
         prepare, keys = spec.prepare, event_keys(spec.workload)
         split = split_rows(rows, prepare.split, prepare.history, _time(spec), keys, repeats)
-        transform = _fitted(split, transform_of(spec))
+        transform = _fitted(split, transform)
         num_rows = seen.num_rows - sum(map(len, repeats.values()))
         written = _write(spec, storage, split, transform, num_rows, staged)
         _save(spec, storage, transform, items, staged)

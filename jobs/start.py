@@ -6,6 +6,7 @@ from torch import nn
 from cluster.errors import SpecError
 from cluster.registry import Registry
 from cluster.storage import Storage
+from jobs.features.transform import Transform
 from jobs.prepared import read_transform
 from jobs.spec import RingSpec
 from jobs.start_weights import FromCheckpoint, FromFolder, FromVersion, Shapes, Start
@@ -64,14 +65,14 @@ def check_start(spec: RingSpec, storage: Storage, prepared: str) -> str:
     return note
 
 
-def put_start(model: nn.Module, spec: RingSpec, storage: Storage) -> None:
+def put_start(model: nn.Module, spec: RingSpec, storage: Storage, transform: Transform) -> None:
     """Copy what `train.start` names into a whole model, where there is one; `check_start` has seen that it fits."""
     start, given = start_of(spec, storage), spec.train.start
     if start is None or given is None:
         return
     own = dict(own_weights(model))
     wanted = set(own) - matching(given.leave_out, own, "train.start.leave_out")
-    found = start.weights(sorted(wanted))
+    found = start.weights(sorted(wanted), transform)
     with torch.no_grad():
         for name in wanted:
             own[name].copy_(found[name])

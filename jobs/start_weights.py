@@ -14,9 +14,10 @@ from cluster.errors import SpecError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs import version
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
 from jobs.hugging_face import their_name
-from jobs.hugging_face_folder import CONFIG, HuggingFaceFolder
+from jobs.hugging_face_folder import CONFIG, HuggingFaceFolder, renumbered
 from jobs.hugging_face_tokenizer import TOKENIZER, tokenizer_json
 from jobs.parallel.checkpoint import PREFIX, Checkpoints
 from jobs.spec import RingSpec, StartSpec
@@ -48,8 +49,8 @@ class Start(Protocol):
     def shapes(self, model: nn.Module) -> Shapes:
         """The shape of every weight; what this model has no name for keeps its own."""
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
-        """These weights."""
+    def weights(self, names: list[str], transform: Transform) -> dict[str, Tensor]:
+        """These weights, for tokens that are numbered as the transform does."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class FromVersion:
         """See `Start`."""
         return {name: tuple(weight.shape) for name, weight in own_weights(self._content.model)}
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
+    def weights(self, names: list[str], transform: Transform) -> dict[str, Tensor]:
         """See `Start`."""
         return dict(own_weights(self._content.model))
 
@@ -154,7 +155,7 @@ class FromCheckpoint:
         """See `Start`."""
         return self.checkpoints.shapes(self.step)
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
+    def weights(self, names: list[str], transform: Transform) -> dict[str, Tensor]:
         """See `Start`."""
         return self.checkpoints.read_weights(self.step, names)
 
@@ -206,13 +207,18 @@ class FromFolder:
         self._local[0].check_fits(workload, BY_TOKEN if EMBEDDING in left_out else frozenset())
         if EMBEDDING in left_out or self._local[0].text_of(TOKENIZER) == tokenizer_json(workload, transform):
             return ""
-        return f"{self.uri} has learned the tokens of its own tokenizer; here its vectors stand for ours, by number"
+        return (
+            f"{self.uri} has learned the tokens of its own tokenizer; here its vectors stand for ours, by number. "
+            f"With workload.tokenizer=folder workload.tokenizer_folder={self.uri} its tokenizer is taken, too"
+        )
 
     def shapes(self, model: nn.Module) -> Shapes:
         """See `Start`."""
         ours = {their_name(name): name for name, _ in own_weights(model)}
         return {ours.get(name, name): shape for name, shape in self._local[0].shapes().items()}
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
+    def weights(self, names: list[str], transform: Transform) -> dict[str, Tensor]:
         """See `Start`."""
-        return self._local[0].weights(names)
+        found = self._local[0].weights(names)
+        kept = [step for step in transform.steps if isinstance(step, PretrainedTokens)]
+        return renumbered(found, kept[-1].begin) if kept else found

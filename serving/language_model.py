@@ -9,7 +9,7 @@ from jobs.features.bpe import START
 from jobs.version import Version
 from jobs.workloads.chain import Chain
 from jobs.workloads.decoding import Decoder
-from jobs.workloads.language import LanguageSpec, encoded, pieces_of
+from jobs.workloads.language import LanguageSpec, encoded, ends_of, pieces_of
 from serving.continuous_batch import ContinuousBatch
 from serving.published import TOLERANCE, Published
 from serving.sampling import only
@@ -28,6 +28,7 @@ class LanguageModel(Published):
         assert isinstance(workload, LanguageSpec)
         self._workload = workload
         self._pieces = pieces_of(workload, content.transform)
+        self._ends = ends_of(workload, content.transform)
         self._model = content.model
 
     @property
@@ -45,7 +46,7 @@ class LanguageModel(Published):
 
     def stream(self, stops: Sequence[str] = ()) -> TextStream:
         """What turns tokens into text."""
-        return TextStream(self._pieces, stops)
+        return TextStream(self._pieces, stops, self._ends)
 
     def opened(self, max_texts: int) -> ContinuousBatch:
         """The model as any number may ask it, which goes on with so many texts at a time; the caller closes it."""
@@ -71,10 +72,10 @@ class LanguageModel(Published):
         decoder = Decoder(self._model, 1, self.context_length)
         logits = decoder.begin([prompt])
         for left in reversed(range(self.room_after(prompt))):
-            token = int(self._allowed(logits)[0].argmax())
+            token = int(only(logits, len(self._pieces), {START})[0].argmax())
             yield token, float(logits[0].log_softmax(0)[token])
             if left:
                 logits = decoder.go_on([token])
 
     def _allowed(self, logits: Tensor) -> Tensor:
-        return only(logits, len(self._pieces), START)
+        return only(logits, len(self._pieces), {START} - self._ends)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -69,15 +70,16 @@ def _nucleus(probability: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probability).index_copy(0, tokens, kept)
 
 
-def only(logits: Tensor, num_known: int, left_out: int) -> Tensor:
-    """Logits of the tokens that text is made of; -inf for the others.
+def only(logits: Tensor, num_known: int, left_out: Iterable[int]) -> Tensor:
+    """Logits of the tokens that may follow; -inf for the others.
 
     Args:
         logits: [..., vocabulary_size].
         num_known: tokens that exist; those from there on are filling.
-        left_out: the one that begins a document.
+        left_out: those that may not.
     """
     known = logits.clone()
     known[..., num_known:] = -math.inf
-    known[..., left_out] = -math.inf
+    for token in left_out:
+        known[..., token] = -math.inf
     return known

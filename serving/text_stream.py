@@ -7,19 +7,23 @@ from collections.abc import Sequence
 class TextStream:
     """Holds back what is no whole character yet, and what may become a stop string."""
 
-    def __init__(self, pieces: Sequence[bytes], stops: Sequence[str] = ()) -> None:
+    def __init__(self, pieces: Sequence[bytes], stops: Sequence[str] = (), ends: frozenset[int] = frozenset()) -> None:
         """Args:
         pieces: the bytes of each token.
         stops: the text ends before the first of these.
+        ends: it also ends with one of these tokens, which is no text.
         """
-        self._pieces, self._stops = pieces, stops
+        self._pieces, self._stops, self._ends = pieces, stops, ends
         self._decoder = getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.has_ended = False
-        """Whether a stop string has come."""
+        """Whether a stop string, or a token that ends a text, has come."""
 
     def add(self, token: int) -> str:
         """The text that may be shown now; bytes that are no UTF-8 are U+FFFD."""
+        if token in self._ends:
+            self.has_ended = True
+            return self.rest()
         self._held += self._decoder.decode(self._pieces[token])
         places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if places:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from cluster.errors import DataError
 from jobs.features.split import TrainRows
-from jobs.features.step import Step, put
+from jobs.features.step import Step, put_lists
 from jobs.features.values import ColumnKind
 
 NUM_BYTES = 256
@@ -31,7 +31,8 @@ NUM_WORDS_FED = 1_000_000
 _SEEN = frozenset([*range(33, 127), *range(161, 173), *range(174, NUM_BYTES)])
 """Bytes whose sign, in the library's alphabet, is the character of that number; the others have the next ones."""
 _HIDDEN = [byte for byte in range(NUM_BYTES) if byte not in _SEEN]
-_SIGNS = tuple(chr(byte) if byte in _SEEN else chr(NUM_BYTES + _HIDDEN.index(byte)) for byte in range(NUM_BYTES))
+SIGNS = tuple(chr(byte) if byte in _SEEN else chr(NUM_BYTES + _HIDDEN.index(byte)) for byte in range(NUM_BYTES))
+"""The library's alphabet: the character that stands for each byte."""
 
 
 class Bpe(Step):
@@ -89,10 +90,7 @@ class Bpe(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of int32."""
-        found = self.encoded(table.column(self.column).to_pylist())
-        offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in found], dtype=np.int64)])
-        flat = pa.array([token for tokens in found for token in tokens], pa.int32())
-        return put(table, self.output, pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat))
+        return put_lists(table, self.output, self.encoded(table.column(self.column).to_pylist()))
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A list of whole numbers."""
@@ -149,10 +147,10 @@ def _learned(words: pa.Table, vocabulary_size: int) -> pa.Table:
         vocab_size=vocabulary_size - 1,  # it knows no `START`
         min_frequency=1,
         show_progress=False,
-        initial_alphabet=list(_SIGNS),
+        initial_alphabet=list(SIGNS),
     )
     tokenizer.train_from_iterator(_fed(words), trainer)
-    numbers = {sign: byte for byte, sign in enumerate(_SIGNS)}
+    numbers = {sign: byte for byte, sign in enumerate(SIGNS)}
     pairs = []
     for left, right in json.loads(tokenizer.to_str())["model"]["merges"]:
         if left + right not in numbers:
@@ -178,4 +176,4 @@ def _in_one_thread(tokenizer: Tokenizer, words: pre_tokenizers.PreTokenizer) -> 
 
 def spelt(piece: bytes) -> str:
     """A piece in the library's alphabet, which has a sign for each byte."""
-    return "".join(_SIGNS[byte] for byte in piece)
+    return "".join(SIGNS[byte] for byte in piece)

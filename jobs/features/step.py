@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
+import numpy as np
 import pyarrow as pa
 from pydantic import PrivateAttr
 
@@ -133,3 +134,10 @@ def put(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Ta
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, values)
     return table.append_column(name, values)
+
+
+def put_lists(table: pa.Table, name: str, values: Sequence[Sequence[int]]) -> pa.Table:
+    """The table with lists of whole numbers as its column `name`, in int32."""
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in values], dtype=np.int64)])
+    flat = pa.array([number for each in values for number in each], pa.int32())
+    return put(table, name, pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat))

@@ -23,6 +23,7 @@ from jobs.features.near_duplicates import NearDuplicates
 from jobs.features.one_hot import OneHot
 from jobs.features.ordinal import Ordinal
 from jobs.features.outliers import Outliers
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.rolling import Rolling
 from jobs.features.scaling import Scaling
 from jobs.features.smote import Smote
@@ -50,6 +51,7 @@ StepSpec = Annotated[
     | OneHot
     | Ordinal
     | Outliers
+    | PretrainedTokens
     | Rolling
     | Scaling
     | Smote

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from cluster.errors import DataError
 from jobs.features.bpe import START, Bpe
 from jobs.features.columns import Column
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
@@ -60,13 +61,25 @@ class LanguageSpec(TransformerSpec):
     kind: Literal["language"] = "language"
     context_length: int = Field(128, ge=1)
     """Tokens that a row gives the model; each is followed by one to predict."""
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
-    """`bpe` learns `vocabulary_size` tokens on the training documents; they are fewer where these say too little."""
+    tokenizer: Literal["bytes", "bpe", "folder"] = "bytes"
+    """`bpe` learns `vocabulary_size` tokens on the training documents; they are fewer where these say too little.
+    `folder` has those of the model in `tokenizer_folder`."""
+    tokenizer_folder: str = ""
+    """The path or URI of a Hugging Face folder, of which the tokenizer is taken."""
     packing: bool = False
     """Whether documents follow each other in a row, instead of each filling up its last row."""
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each position that is wanted of all tokens alike."""
     augment: TextAugmentSpec = TextAugmentSpec()
+
+    @model_validator(mode="after")
+    def _has_tokenizer(self) -> "LanguageSpec":
+        if (self.tokenizer == "folder") != bool(self.tokenizer_folder):
+            raise ValueError(
+                f"tokenizer={self.tokenizer} with tokenizer_folder='{self.tokenizer_folder}': tokenizer=folder takes "
+                "the path or URI of a Hugging Face folder there, and the other tokenizers take none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_targets(self) -> "LanguageSpec":
@@ -101,9 +114,15 @@ def unfold(spec: LanguageSpec, rows: pa.Table) -> pa.Table:
 
 
 def steps(spec: LanguageSpec) -> tuple[Step, ...]:
-    """The tokens of `bpe`; bytes need no vocabulary."""
+    """The tokens of `bpe` or of a folder; bytes need no vocabulary."""
     if spec.tokenizer == "bytes":
         return ()
+    if spec.tokenizer == "folder":
+        return (
+            PretrainedTokens(
+                column="text", output="tokens", folder=spec.tokenizer_folder, vocabulary_size=spec.vocabulary_size
+            ),
+        )
     return (Bpe(column="text", output="tokens", vocabulary_size=spec.vocabulary_size),)
 
 
@@ -275,19 +294,25 @@ def continuation(
 
 def encoded(spec: LanguageSpec, text: str, transform: Transform) -> list[int]:
     """The tokens of a document's beginning, `START` before them."""
-    bpe = bpe_of(spec, transform)
-    return [START, *bpe.encoded([text])[0]] if bpe else encode(text)
+    tokenizer = tokenizer_of(spec, transform)
+    return [START, *tokenizer.encoded([text])[0]] if tokenizer else encode(text)
 
 
 def pieces_of(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
     """The bytes of each token that exists."""
-    bpe = bpe_of(spec, transform)
-    return bpe.pieces if bpe else BYTES
+    tokenizer = tokenizer_of(spec, transform)
+    return tokenizer.pieces if tokenizer else BYTES
 
 
-def bpe_of(spec: LanguageSpec, transform: Transform) -> Bpe | None:
-    """The tokens that were learned, where there are any."""
-    return cast(Bpe, transform.step("tokens")) if spec.tokenizer == "bpe" else None
+def ends_of(spec: LanguageSpec, transform: Transform) -> frozenset[int]:
+    """The tokens after which a text is over; none where every text goes on as long as it is asked to."""
+    tokenizer = tokenizer_of(spec, transform)
+    return tokenizer.ends if isinstance(tokenizer, PretrainedTokens) else frozenset()
+
+
+def tokenizer_of(spec: LanguageSpec, transform: Transform) -> Bpe | PretrainedTokens | None:
+    """The fitted step that makes tokens; None where they are bytes."""
+    return None if spec.tokenizer == "bytes" else cast(Bpe | PretrainedTokens, transform.step("tokens"))
 
 
 def _device(model: nn.Module) -> torch.device:

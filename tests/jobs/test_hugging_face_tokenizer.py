@@ -48,7 +48,7 @@ def test_what_was_learned_is_used() -> None:
 def test_transformers_loads_it_from_a_folder(tmp_path: Path) -> None:
     spec, transform = FITTED["bpe"]
     (tmp_path / TOKENIZER).write_text(tokenizer_json(spec, transform))
-    (tmp_path / TOKENIZER_CONFIG).write_text(tokenizer_config(128, CHAT_TEMPLATE))
+    (tmp_path / TOKENIZER_CONFIG).write_text(tokenizer_config(spec, transform, CHAT_TEMPLATE))
     loaded: Any = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     assert loaded(TEXT).input_ids == encoded(spec, TEXT, transform)
     assert loaded.decode(loaded(TEXT).input_ids, skip_special_tokens=True) == TEXT

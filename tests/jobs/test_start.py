@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from cluster.errors import DataError, RegistryError, SpecError
 from cluster.registry import Registry
@@ -15,18 +16,23 @@ from cluster.spec import with_values
 from cluster.storage import Storage
 from jobs import prepare, version
 from jobs.export import Source, export
+from jobs.features.bpe import START
 from jobs.features.transform import Transform
 from jobs.fit import EpochReport, fit
+from jobs.hugging_face_folder import HuggingFaceFolder
 from jobs.lineage import prepared_folder, train_inputs
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.parallel.collectives import rank
+from jobs.prepared import read_transform
 from jobs.spec import RingSpec
 from jobs.start import check_start, put_start, settled, start_of
 from jobs.train import plan
 from jobs.weight_names import own_weights, without_weights
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Chain
-from tests.jobs.hugging_face_models import model_of
+from jobs.workloads.language import encoded
+from tests.jobs.features.byte_level import BEGIN, TURN, tokenizer_json
+from tests.jobs.hugging_face_models import loaded, model_of, transformers
 from tests.jobs.parallel.training import SAMPLES
 from tests.jobs.parallel.workers import run_together
 from tests.jobs.published import publish
@@ -97,7 +103,7 @@ def begun(spec: RingSpec, storage: Storage) -> dict[str, torch.Tensor]:
     """The weights that a run of this spec begins with."""
     torch.manual_seed(spec.seed)
     model = WORKLOADS["language"].build(spec.workload, Transform(()))
-    put_start(model, spec, storage)
+    put_start(model, spec, storage, read_transform(storage, prepared_folder(spec, storage)))
     return dict(model.state_dict())
 
 
@@ -163,6 +169,49 @@ def test_a_folder_of_transformers_is_what_training_begins_with(
     with torch.no_grad():
         ours = model({"token": tokens, "position": torch.arange(20).expand(2, -1)})
         torch.testing.assert_close(ours, model_of("llama")(tokens).logits, rtol=0, atol=1e-5)
+
+
+def test_a_model_comes_with_its_tokenizer_is_trained_and_goes_with_it(
+    ring: tuple[RingSpec, Storage, str], tmp_path: Path
+) -> None:
+    _, storage, _ = ring
+    content = tokenizer_json([TEXT])
+    begin, turn = (Tokenizer.from_str(content).token_to_id(name) for name in (BEGIN, TURN))
+    there, back = tmp_path / "there", tmp_path / "back"
+    given = model_of("qwen2", vocab_size=320, eos_token_id=[begin, turn], bos_token_id=None)
+    given.save_pretrained(there)
+    (there / "tokenizer.json").write_text(content)
+    wanted = workload_of(there)
+    spec = with_values(spec_of(storage, "tokens", num_epochs=1, start={"folder": str(there)}), wanted)
+    prepare.run(spec, storage)
+    assert checked(spec, storage) == ""
+    name = publish(spec, storage)
+    export(Source(Registry(storage, "tokens"), name), str(back))
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(back))
+    assert tokenizer(TEXT).input_ids == Tokenizer.from_str(content).encode(TEXT).ids
+    assert tokenizer.bos_token_id == begin
+    transform = read_transform(storage, prepared_folder(spec, storage))
+    ours = torch.tensor([encoded(spec.workload, TEXT, transform)])
+    theirs = torch.tensor([[begin, *tokenizer(TEXT).input_ids]])
+    order = torch.arange(320)
+    order[START], order[begin] = begin, START
+    for model, weights in ((given, begun(spec, storage)), (loaded(back), weights_of(storage, "tokens", name))):
+        own = WORKLOADS["language"].build(spec.workload, transform)
+        own.load_state_dict(weights)
+        with torch.no_grad():
+            found = own({"token": ours, "position": torch.arange(ours.shape[1])[None]})
+            torch.testing.assert_close(found[..., order], model(theirs).logits, rtol=0, atol=1e-5)
+    assert not any(same(begun(spec, storage), weights_of(storage, "tokens", name)).values())
+    config = json.loads((back / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (begin, [begin, turn])
+
+
+def workload_of(folder: Path) -> dict[str, Any]:
+    """The workload of the model in a folder and of its tokenizer."""
+    spec = HuggingFaceFolder(folder, str(folder)).spec.model_dump(exclude_defaults=True)
+    of_tokens = {"tokenizer": "folder", "tokenizer_folder": str(folder), "context_length": 32}
+    return {f"workload.{key}": value for key, value in (spec | of_tokens).items()}
 
 
 def test_what_was_exported_is_gone_on_with_without_a_word(ring: tuple[RingSpec, Storage, str], tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
+from tokenizers import Tokenizer
 
 from cluster.errors import RegistryError
 from cluster.registry import Registry
@@ -10,6 +14,7 @@ from jobs.features.bpe import START
 from jobs.spec import RingSpec
 from jobs.version import read
 from serving.language_model import LanguageModel
+from tests.jobs.features.byte_level import BEGIN, tokenizer_json
 from tests.serving import texts
 
 Published = tuple[Storage, RingSpec, str]
@@ -66,3 +71,28 @@ def test_learned_tokens_are_served_as_they_were_trained(tmp_path: Path) -> None:
     assert len(prompt) < len(texts.LINE.encode())
     stream = model.stream()
     assert "".join(stream.add(token) for token in prompt[1:]) == texts.LINE
+
+
+def test_a_tokenizer_from_elsewhere_is_served_and_a_text_may_come_to_its_end(tmp_path: Path) -> None:
+    for name in ("version", "qwen"):
+        (tmp_path / name).mkdir()
+    content = tokenizer_json([texts.LINE])
+    begin = Tokenizer.from_str(content).token_to_id(BEGIN)
+    (tmp_path / "qwen/tokenizer.json").write_text(content)
+    (tmp_path / "qwen/config.json").write_text(json.dumps({"eos_token_id": begin}))
+    given = {"tokenizer": "folder", "tokenizer_folder": str(tmp_path / "qwen"), "vocabulary_size": 320}
+    published = texts.publish(tmp_path / "storage", tmp_path / "version", **given)
+    shutil.rmtree(tmp_path / "qwen")
+    model = loaded(published)
+    model.check_golden()
+    stream = model.stream()
+    assert "".join(stream.add(token) for token in model.tokens_of(texts.LINE)[1:]) == texts.LINE
+    assert not stream.has_ended
+    assert stream.add(START) == ""
+    assert stream.has_ended
+    assert bool(model._allowed(torch.zeros(320)).isfinite()[START])
+
+
+def test_a_model_of_bytes_never_begins_a_document_in_a_text(language_model: LanguageModel) -> None:
+    assert language_model._allowed(torch.zeros(288)).isfinite().sum() == 256
+    assert not language_model._allowed(torch.zeros(288)).isfinite()[START]

@@ -58,5 +58,5 @@ def test_penalties_are_taken_for_each_time_and_once() -> None:
 
 
 def test_only_tokens_that_text_is_made_of_are_left() -> None:
-    left = only(torch.zeros(2, 6), num_known=4, left_out=1)
+    left = only(torch.zeros(2, 6), num_known=4, left_out={1})
     assert left.isfinite().tolist() == [[True, False, True, True, False, False]] * 2

@@ -49,3 +49,10 @@ def test_a_stop_string_may_begin_and_end_within_tokens() -> None:
     stream = TextStream((b"one ", b"sto", b"p two"), ["stop"])
     assert [stream.add(token) for token in (0, 1, 2)] == ["one ", "", ""]
     assert stream.has_ended
+
+
+def test_a_token_that_ends_a_text_is_not_shown_and_what_was_held_back_is() -> None:
+    stream = TextStream([*BYTES, b"<|im_end|>"], ["end."], ends=frozenset({257}))
+    assert [stream.add(byte) for byte in b"the en"] == ["t", "h", "", "e ", "", ""]
+    assert stream.add(257) == "en"
+    assert stream.has_ended

@@ -10,6 +10,7 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.features.split import SPLIT, TrainRows
 from jobs.spec import RingSpec, transform_of
+from jobs.step_files import with_files
 from jobs.version import write
 from jobs.workloads import language
 
@@ -42,7 +43,7 @@ def publish(root: Path, folder: Path, **workload: Any) -> tuple[Storage, RingSpe
     spec = make_spec(root, **workload)
     given: Any = spec.workload
     documents = pa.table({"document": ["one", "two"], "text": [LINE * 30, LINE * 4], SPLIT: ["train", "test"]})
-    transform = transform_of(spec).fit([TrainRows.of(documents)])
+    transform = with_files(transform_of(spec)).fit([TrainRows.of(documents)])
     rows = language.unfold(given, transform.apply(documents))
     train, test = (rows.filter(pa.compute.equal(rows.column(SPLIT), name)) for name in ("train", "test"))
     torch.manual_seed(0)

@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.split import SPLIT, TrainRows
+from jobs.features.step import Step
 from jobs.features.steps import StepSpec, step_of
 from jobs.features.transform import Transform
+from tests.jobs.features.byte_level import tokenizer_json
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "duplicates", "columns": ["word", "text"], "key": "key"},
@@ -34,6 +37,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "class_weight", "column": "label", "output": "weight"},
     {"kind": "bag_of_words", "column": "text", "output": "bag", "max_features": 20},
     {"kind": "bpe", "column": "text", "output": "tokens", "vocabulary_size": 300},
+    {"kind": "pretrained_tokens", "column": "text", "output": "given", "folder": "there", "vocabulary_size": 320},
     {"kind": "image", "column": "picture", "output": "pixels", "height": 2, "width": 3},
     {"kind": "hashed_words", "column": "text", "output": "hashed", "num_features": 16},
     {"kind": "smote", "columns": ["clipped"], "label": "label", "key": "key"},
@@ -74,14 +78,19 @@ def rows(seed: int, num_rows: int) -> pa.Table:
     )
 
 
+def made(settings: dict[str, Any]) -> Step:
+    step = step_of(settings)
+    return step.with_tokenizer(tokenizer_json(["a b"]), 256, []) if isinstance(step, PretrainedTokens) else step
+
+
 def test_every_kind_is_covered_and_a_table_gets_what_its_rows_get() -> None:
     kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(StepSpec)[0])}
     assert {settings["kind"] for settings in SETTINGS} == kinds
-    transform = Transform(tuple(step_of(settings) for settings in SETTINGS)).fit([TrainRows(rows(0, 600))])
+    transform = Transform(tuple(map(made, SETTINGS))).fit([TrainRows(rows(0, 600))])
     served = rows(1, 10_000).drop_columns([SPLIT])
     applied = transform.apply(served)
-    made = sorted({name for step in transform.steps for name in step.makes})
+    names = sorted({name for step in transform.steps for name in step.makes})
     expected = [transform.apply_row(row) for row in served.to_pylist()]
-    for name in made:
+    for name in names:
         assert applied.column(name).to_pylist() == [row[name] for row in expected], name
-    assert json.dumps({name: expected[0][name] for name in made})
+    assert json.dumps({name: expected[0][name] for name in names})

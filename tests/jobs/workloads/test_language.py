@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -406,3 +407,9 @@ def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, pa
     assert num_targets == sum(len(text.strip().encode()) for text in DOCUMENTS.column("text").to_pylist())
     assert prepare.run(ring, storage).why == "unchanged"
     assert "bpe" in prepare.describe(ring, storage)
+
+
+@pytest.mark.parametrize("given", [{"tokenizer": "folder"}, {"tokenizer": "bpe", "tokenizer_folder": "/hub/qwen"}])
+def test_a_folder_is_named_where_the_tokenizer_is_of_one(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"with tokenizer_folder='.*': tokenizer=folder takes the path or URI"):
+        LanguageSpec(**given)
