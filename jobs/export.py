@@ -92,9 +92,11 @@ def _parted(target: str) -> tuple[Storage, str]:
 def _exportable(content: Version, source: Source) -> LanguageSpec:
     told = f"version {source.version} of '{source.registry.name}'"
     spec = content.spec.workload
-    if not isinstance(spec, LanguageSpec):
+    if not isinstance(spec, LanguageSpec) or not spec.has_heads:
+        form = spec.architecture if isinstance(spec, LanguageSpec) else spec.kind
         raise SpecError(
-            f"{told} is a {spec.kind} model, of which transformers has no form; only language models can be exported"
+            f"{told} is a {form} model, of which transformers has no form; only transformers of the language workload "
+            "can be exported"
         )
     if any(isinstance(module, Int8Linear) for module in content.model.modules()):
         raise SpecError(f"{told} computes in int8, which transformers would not; export the version it was made of")

@@ -199,10 +199,11 @@ class FromFolder:
     def check(self, spec: RingSpec, transform: Transform, left_out: frozenset[str]) -> str:
         """See `Start`."""
         workload = spec.workload
-        if not isinstance(workload, LanguageSpec):
+        if not isinstance(workload, LanguageSpec) or not workload.has_heads:
+            form = workload.architecture if isinstance(workload, LanguageSpec) else workload.kind
             raise SpecError(
-                f"train.start.folder={self.uri}: Hugging Face folders are read for the language workload alone, this "
-                f"one is {workload.kind}; give a version or a checkpoint"
+                f"train.start.folder={self.uri}: Hugging Face folders are read for the transformers of the language "
+                f"workload alone, this one is {form}; give a version or a checkpoint"
             )
         self._local[0].check_fits(workload, BY_TOKEN if EMBEDDING in left_out else frozenset())
         if EMBEDDING in left_out or self._local[0].text_of(TOKENIZER) == tokenizer_json(workload, transform):

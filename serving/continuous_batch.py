@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from torch import Tensor
 
-from jobs.workloads.decoding import Decoder
+from jobs.workloads.language import AnyDecoder
 from serving.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class _Text:
 class ContinuousBatch:
     """A model that any number of callers may ask at the same time."""
 
-    def __init__(self, decoder: Decoder, allowed: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, decoder: AnyDecoder, allowed: Callable[[Tensor], Tensor]) -> None:
         """Args:
         allowed: logits with -inf for the tokens that must not follow.
         """

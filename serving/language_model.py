@@ -8,8 +8,7 @@ from cluster.errors import RegistryError
 from jobs.features.bpe import START
 from jobs.version import Version
 from jobs.workloads.chain import Chain
-from jobs.workloads.decoding import Decoder
-from jobs.workloads.language import LanguageSpec, encoded, ends_of, pieces_of
+from jobs.workloads.language import LanguageSpec, decoder_of, encoded, ends_of, pieces_of
 from serving.continuous_batch import ContinuousBatch
 from serving.published import TOLERANCE, Published
 from serving.sampling import only
@@ -50,7 +49,7 @@ class LanguageModel(Published):
 
     def opened(self, max_texts: int) -> ContinuousBatch:
         """The model as any number may ask it, which goes on with so many texts at a time; the caller closes it."""
-        return ContinuousBatch(Decoder(self._model, max_texts, self.context_length), self._allowed)
+        return ContinuousBatch(decoder_of(self._workload, self._model, max_texts), self._allowed)
 
     def check_golden(self) -> None:
         """Raise RegistryError unless each golden prompt goes on as in training, as far as a context reaches."""
@@ -69,7 +68,7 @@ class LanguageModel(Published):
         """The likeliest token, then the likeliest after that, with their log probabilities; to the end of a context."""
         if self.room_after(prompt) < 1:
             return
-        decoder = Decoder(self._model, 1, self.context_length)
+        decoder = decoder_of(self._workload, self._model, 1)
         logits = decoder.begin([prompt])
         for left in reversed(range(self.room_after(prompt))):
             token = int(only(logits, len(self._pieces), {START})[0].argmax())

@@ -1,4 +1,4 @@
-"""language: predicts the next byte, or token of a few, of a text, with a decoder-only transformer.
+"""language: predicts the next byte, or token of a few, of a text, with a transformer or a recurrent network.
 
 Trained on windows of documents; measured in bits per byte, which says how well the model would compress them.
 """
@@ -23,8 +23,11 @@ from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.workloads import byte_models
 from jobs.workloads.chain import Batch, Chain
+from jobs.workloads.decoding import Decoder
 from jobs.workloads.divergence import divergence
 from jobs.workloads.partition import Partition, TensorRole
+from jobs.workloads.recurrent import Cell, recurrent
+from jobs.workloads.recurrent_decoding import RecurrentDecoder
 from jobs.workloads.text_augment import TextAugmentSpec, augmented
 from jobs.workloads.text_windows import (
     BYTES,
@@ -38,6 +41,7 @@ from jobs.workloads.text_windows import (
 )
 from jobs.workloads.transformer import HEAD_NORM_ROLES, LAYER_ROLES, TransformerSpec, transformer
 
+AnyDecoder = Decoder | RecurrentDecoder
 IGNORED = -100
 """The target where there is nothing to predict; what torch's cross entropy leaves out."""
 TOKENS_AT_ONCE = 16384
@@ -47,6 +51,8 @@ NUM_GOLDEN_ROWS = 14
 NUM_PROMPT_BYTES = 32
 NUM_GOLDEN_TOKENS = 16
 NOTHING_FITTED = Transform(())
+EVERY_MODEL = ("num_layers", "hidden_dim", "vocabulary_size", "tie_embeddings")
+"""Keys of a transformer that a recurrent network has, too."""
 
 metrics: Sequence[str] = ("bits_per_byte",)
 lower_is_better = frozenset({"bits_per_byte"})
@@ -56,9 +62,11 @@ unfolds_by: tuple[str, ...] = ("context_length", "tokenizer", "packing")
 
 
 class LanguageSpec(TransformerSpec):
-    """The transformer, and how much of a text it sees."""
+    """The model, and how much of a text it sees."""
 
     kind: Literal["language"] = "language"
+    architecture: Literal["transformer", Cell] = "transformer"
+    """`lstm` and `gru` are recurrent networks of `num_layers` layers of `hidden_dim`; they have no heads."""
     context_length: int = Field(128, ge=1)
     """Tokens that a row gives the model; each is followed by one to predict."""
     tokenizer: Literal["bytes", "bpe", "folder"] = "bytes"
@@ -71,6 +79,22 @@ class LanguageSpec(TransformerSpec):
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each position that is wanted of all tokens alike."""
     augment: TextAugmentSpec = TextAugmentSpec()
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether it is a transformer."""
+        return self.architecture == "transformer"
+
+    @model_validator(mode="after")
+    def _is_all_used(self) -> "LanguageSpec":
+        fields = TransformerSpec.model_fields
+        others = [key for key in fields if key not in EVERY_MODEL and getattr(self, key) != fields[key].default]
+        if not self.has_heads and others:
+            raise ValueError(
+                f"architecture={self.architecture} with {', '.join(f'{key}={getattr(self, key)}' for key in others)}: "
+                f"a recurrent network has no {others[0]}; leave it out, or give architecture=transformer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_tokenizer(self) -> "LanguageSpec":
@@ -136,13 +160,11 @@ def trains_on(spec: LanguageSpec) -> None:
 
 
 def partition(spec: LanguageSpec) -> Partition:
-    """Every axis; a tied matrix is in the first link and in the last one, so it stays whole and in one place."""
-    tensor: dict[str, TensorRole] = {"embedding": "embedding", **LAYER_ROLES}
-    if spec.qk_norm:
-        tensor |= HEAD_NORM_ROLES
-    divides: tuple[str, ...] = ("num_heads", "num_kv_heads", "feed_forward_dim")
-    units: tuple[str, ...] = ("layer*",)
+    """Of a transformer every axis; a tied matrix is in the first link and in the last one, so it stays whole and in one
+    place. Of a recurrent network those that split no matrix and no sequence.
+    """
     refused = {}
+    units: tuple[str, ...] = ("layer*",) if spec.tie_embeddings else ("embedding", "layer*", "head")
     if spec.tie_embeddings:
         tied = "workload.tie_embeddings=true makes its first and its last link share a matrix"
         lifted = "workload.tie_embeddings=false lifts this"
@@ -150,10 +172,25 @@ def partition(spec: LanguageSpec) -> Partition:
             "pipeline": f"{tied}, so one worker must hold both; {lifted}",
             "sequence_parallel": f"{tied}, which stays whole and takes all positions; {lifted}",
         }
-    else:
+    if not spec.has_heads:
+        in_order = f"{spec.architecture} reads a text from its beginning on, so that its positions cannot be dealt out"
+        refused |= {
+            "tensor": f"the matrices of {spec.architecture} need all of its state at every position",
+            "context": in_order,
+            "sequence_parallel": in_order,
+        }
+        return Partition(units=units, num_links=spec.num_layers + 2, refused=refused)
+    return _transformer_partition(spec, units, refused)
+
+
+def _transformer_partition(spec: LanguageSpec, units: tuple[str, ...], refused: dict[str, str]) -> Partition:
+    tensor: dict[str, TensorRole] = {"embedding": "embedding", **LAYER_ROLES}
+    if spec.qk_norm:
+        tensor |= HEAD_NORM_ROLES
+    divides: tuple[str, ...] = ("num_heads", "num_kv_heads", "feed_forward_dim")
+    if not spec.tie_embeddings:
         tensor |= {"head.norm": "norm", "head.output": "head"}
         divides = (*divides, "vocabulary_size")
-        units = ("embedding", *units, "head")
     return Partition(
         units=units,
         num_links=spec.num_layers + 2,
@@ -168,7 +205,13 @@ def partition(spec: LanguageSpec) -> Partition:
 
 def build(spec: LanguageSpec, transform: Transform) -> Chain:
     """The untrained model."""
-    return transformer(spec)
+    return transformer(spec) if spec.architecture == "transformer" else recurrent(spec, spec.architecture)
+
+
+def decoder_of(spec: LanguageSpec, model: Chain, num_texts: int) -> AnyDecoder:
+    """What goes on with texts of up to a context, so many at a time; it takes the model over."""
+    decoder = Decoder if spec.has_heads else RecurrentDecoder
+    return decoder(model, num_texts, spec.context_length)
 
 
 def tensors(rows: pa.Table) -> Batch:

@@ -74,9 +74,16 @@ class TransformerSpec(Spec):
         """`head_dim`, or what it is where it is not given."""
         return self.head_dim or self.hidden_dim // self.num_heads
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether it is a transformer at all, which other models of its sizes are not."""
+        return True
+
     @model_validator(mode="after")
     def _heads_fit(self) -> "TransformerSpec":
         step = 2 * self.num_heads
+        if not self.has_heads:
+            return self
         if self.head_dim is None and self.hidden_dim % step:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} is no multiple of 2 x num_heads = {step}: heads are of one size, and "

@@ -59,9 +59,9 @@ def curve_of(spec: RingSpec, storage: Storage) -> list[list[float]]:
     return [[one.loss, one.gradient_norm, one.metrics["bits_per_byte"]] for one in reports_of(spec, storage)]
 
 
-def write_curve(place: Path, spec: RingSpec, storage: Storage) -> None:
+def write_curves(place: Path, specs: list[RingSpec], storage: Storage) -> None:
     """What each worker of a process group does."""
-    (place / f"{rank()}.json").write_text(json.dumps(curve_of(spec, storage)))
+    (place / f"{rank()}.json").write_text(json.dumps([curve_of(spec, storage) for spec in specs]))
 
 
 def weights_of(storage: Storage, name: str, of: str) -> dict[str, torch.Tensor]:
@@ -118,33 +118,26 @@ def test_what_was_left_out_of_the_start_is_trained_beside_the_change(ring: Ring)
     assert torch.equal(found["head.norm.weight"], weights_of(storage, "before", before)["head.norm.weight"])
 
 
-@pytest.mark.parametrize(
-    ("train", "layouts"),
-    [
-        (
-            {"train__freeze": ["embedding.*", "layer0.*", "*norm*"]},
-            [{"replicate": 2}, {"shard": 2}, {"tensor": 2, "sequence_parallel": True}, {"context": 2}],
-        ),
-        (
-            {"train__lora": LORA},
-            [{"replicate": 2}, {"shard": 2}, {"replicate": 2, "shard": 2}, {"context": 2}],
-        ),
-    ],
-    ids=["frozen", "lora"],
-)
-def test_every_layout_that_takes_it_trains_alike(
-    ring: Ring, train: dict[str, Any], layouts: list[dict[str, Any]], tmp_path: Path
-) -> None:
+FROZEN = {"train__freeze": ["embedding.*", "layer0.*", "*norm*"]}
+TRAINED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    *((FROZEN, layout) for layout in ({"replicate": 2}, {"tensor": 2, "sequence_parallel": True}, {"context": 2})),
+    *(({"train__lora": LORA}, layout) for layout in ({"replicate": 2}, {"shard": 2}, {"context": 2})),
+    (FROZEN, {"shard": 2}),
+]
+
+
+def test_every_layout_that_takes_it_trains_alike(ring: Ring, tmp_path: Path) -> None:
     spec, storage, _ = ring
-    spec = changed(spec, **train)
-    alone = curve_of(spec, storage)
-    for layout in layouts:
-        parted = changed(spec, layout=layout)
-        check(parted)
-        run_together(parted.layout.num_workers, partial(write_curve, spec=parted, storage=storage), tmp_path)
-        for worker in range(parted.layout.num_workers):
-            for found, expected in zip(json.loads((tmp_path / f"{worker}.json").read_text()), alone, strict=True):
-                assert found == pytest.approx(expected, rel=1e-5), layout
+    specs = [changed(spec, layout=layout, **train) for train, layout in TRAINED]
+    for one in specs:
+        check(one)
+    run_together(2, partial(write_curves, specs=specs, storage=storage), tmp_path)
+    frozen, adapted = (curve_of(changed(spec, **train), storage) for train in (FROZEN, {"train__lora": LORA}))
+    for worker in range(2):
+        curves = json.loads((tmp_path / f"{worker}.json").read_text())
+        for (train, layout), found in zip(TRAINED, curves, strict=True):
+            for epoch, wanted in zip(found, frozen if train is FROZEN else adapted, strict=True):
+                assert epoch == pytest.approx(wanted, rel=1e-5), (train, layout)
 
 
 @pytest.mark.parametrize("train", [{"train__freeze": ["layer0.*"]}, {"train__lora": LORA}], ids=["frozen", "lora"])

@@ -19,7 +19,7 @@ CAPACITY, NUM_TOKENS = 48, 20
 
 
 def allowed(logits: Tensor) -> Tensor:
-    return only(logits, 256, START)
+    return only(logits, 256, {START})
 
 
 def make_decoder(max_texts: int) -> Decoder:

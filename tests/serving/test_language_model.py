@@ -96,3 +96,12 @@ def test_a_tokenizer_from_elsewhere_is_served_and_a_text_may_come_to_its_end(tmp
 def test_a_model_of_bytes_never_begins_a_document_in_a_text(language_model: LanguageModel) -> None:
     assert language_model._allowed(torch.zeros(288)).isfinite().sum() == 256
     assert not language_model._allowed(torch.zeros(288)).isfinite()[START]
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "gru"])
+def test_a_recurrent_network_goes_on_as_in_training(tmp_path: Path, architecture: str) -> None:
+    (tmp_path / "version").mkdir()
+    no_heads = {"architecture": architecture, "feed_forward_dim": 384}
+    model = loaded(texts.publish(tmp_path / "storage", tmp_path / "version", **no_heads))
+    assert len(model._content.golden) >= 5
+    model.check_golden()

@@ -81,6 +81,12 @@ CASES = {
         {"tensor": 2, "shard": 2},
         {"tensor": 2, "sequence_parallel": True, "context": 2},
     ],
+    "language_lstm": [
+        {"shard": 2, "recompute": True, "accumulation": 2},
+        {"pipeline": 2, "micro_batches": 4, "schedule": "zbv"},
+        {"pipeline": 2, "micro_batches": 2, "shard": 2},
+    ],
+    "language_gru": [{"replicate": 2, "shard": 2}],
     "tabular": [*ANY_MODEL, *CHAINS, *MATRICES],
     # A ReLU's gradient jumps at 0. Of the half million activations of a step in float32 one may lie so near to it that
     # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.

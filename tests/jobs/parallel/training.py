@@ -65,15 +65,8 @@ def train_spec(optimizer: str) -> TrainSpec:
 
 
 def language(**model: Any) -> Sample:
-    spec = LanguageSpec(
-        context_length=16,
-        num_layers=6,
-        hidden_dim=32,
-        num_heads=4,
-        num_kv_heads=2,
-        feed_forward_dim=64,
-        **model,
-    )
+    heads = {"num_heads": 4, "num_kv_heads": 2, "feed_forward_dim": 64} if "architecture" not in model else {}
+    spec = LanguageSpec(context_length=16, num_layers=6, hidden_dim=32, **heads, **model)
     generator = np.random.default_rng(0)
     text = "".join(generator.choice(list("abcdefgh ijklmnop."), NUM_ROWS * 16 - 5))
     windows = WORKLOADS["language"].unfold(spec, pa.table({"document": ["one"], "text": [text]}))
@@ -136,6 +129,8 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "language": language,
     "language_tied": lambda: language(tie_embeddings=True),
     "language_qwen": lambda: language(qkv_bias=True, qk_norm=True, head_dim=12),
+    "language_lstm": lambda: language(architecture="lstm"),
+    "language_gru": lambda: language(architecture="gru", tie_embeddings=True),
     "tabular_augmented": lambda: augmenting(tabular(), noise=0.2, swap=0.3, drop=0.2),
     "vision_float64_augmented": lambda: augmenting(
         replace(vision(), dtype=torch.float64), rotate_degrees=20, scale=0.1, crop_pixels=1, flip=True, noise=0.2

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.errors import DataError, SpecError
+from cluster.layout import Layout
 from cluster.spec import check, dump, parse
 from cluster.storage import Storage
 from jobs import prepare
@@ -21,6 +22,7 @@ from jobs.features.bpe import START
 from jobs.features.columns import check_rows
 from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
+from jobs.parallel import check as check_layout
 from jobs.prepared import read_split, read_transform
 from jobs.spec import load_ring
 from jobs.workloads import Workload, language
@@ -413,3 +415,32 @@ def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, pa
 def test_a_folder_is_named_where_the_tokenizer_is_of_one(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"with tokenizer_folder='.*': tokenizer=folder takes the path or URI"):
         LanguageSpec(**given)
+
+
+def test_a_recurrent_network_takes_no_keys_of_a_transformer() -> None:
+    assert LanguageSpec(architecture="gru", hidden_dim=30, num_layers=1, vocabulary_size=300).has_heads is False
+    with pytest.raises(ValueError, match=r"architecture=lstm with num_heads=8, qk_norm=True: a recurrent network has"):
+        LanguageSpec(architecture="lstm", num_heads=8, qk_norm=True)
+
+
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+def test_a_recurrent_network_is_not_split_within_a_row(axis: str) -> None:
+    spec = LanguageSpec(architecture="lstm")
+    with pytest.raises(SpecError, match=rf"layout.{axis}=2 .*lstm"):
+        check_layout(Layout.model_validate({axis: 2}), language.partition(spec), "language")
+
+
+def test_a_recurrent_network_learns_what_two_bytes_back_says() -> None:
+    """A bigram cannot tell what follows the b of "ab" and of "cb"."""
+    spec = LanguageSpec(architecture="lstm", hidden_dim=16, num_layers=1, context_length=16)
+    torch.manual_seed(0)
+    documents = [("abx", "cby")[n % 2] * 6 for n in range(16)]
+    rows = language.unfold(spec, pa.table({"document": [str(n) for n in range(16)], "text": documents}))
+    model, batch = language.build(spec, Transform(())), language.tensors(rows)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        language.loss(spec, model(batch), batch).mean().backward()
+        optimizer.step()
+    bits = language.evaluate(spec, model, Transform(()), rows)["bits_per_byte"]
+    assert bits < 0.1  # the first byte of a document alone cannot be known, 1 bit of 18 bytes: 0.056
