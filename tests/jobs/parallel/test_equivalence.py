@@ -3,13 +3,14 @@
 import json
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from cluster.layout import Layout
-from tests.jobs.parallel.training import NUM_STEPS, Curve, curve, sample, write_curves
-from tests.jobs.parallel.workers import run_together
+from tests.jobs.parallel.training import NUM_STEPS, Curve, curve, sample, write_all_curves, write_curves
+from tests.jobs.parallel.workers import TIMEOUT_S, run_together
 
 OPTIMIZERS = ("sgd", "adamw")
 TOLERANCE = 1e-5
@@ -115,6 +116,31 @@ def differences(name: str, found: dict[str, Any]) -> dict[str, float]:
     }
 
 
+@cache
+def together(name: str, num_workers: int) -> tuple[dict[Layout, list[dict[str, Any]]], Exception | None]:
+    """What each worker found on each layout of so many, one layout after another: to start workers takes the longest.
+
+    Of layouts that came after an error, which is there too, there is nothing.
+    """
+    layouts = [layout for given in CASES[name] if (layout := Layout(**given)).num_workers == num_workers]
+    found: dict[Layout, list[dict[str, Any]]] = {}
+    error: Exception | None = None
+    with TemporaryDirectory() as folder:
+        work = partial(write_all_curves, name=name, layouts=layouts, optimizers=OPTIMIZERS)
+        try:
+            if num_workers > 1:
+                run_together(num_workers, work, Path(folder), TIMEOUT_S * len(layouts))
+            else:
+                work(Path(folder))
+        except Exception as caught:
+            error = caught
+        for number, layout in enumerate(layouts):
+            written = [Path(folder) / str(number) / f"{rank}.json" for rank in range(num_workers)]
+            if all(path.exists() for path in written):
+                found[layout] = [json.loads(path.read_text()) for path in written]
+    return found, error
+
+
 @pytest.mark.equivalence
 @pytest.mark.parametrize(
     ("name", "layout"),
@@ -124,16 +150,13 @@ def differences(name: str, found: dict[str, Any]) -> dict[str, float]:
         for given in layouts
     ],
 )
-def test_a_layout_has_the_loss_and_gradient_of_one_process(name: str, layout: Layout, tmp_path: Path) -> None:
-    work = partial(write_curves, name=name, layout=layout, optimizers=OPTIMIZERS)
-    if layout.num_workers > 1:
-        run_together(layout.num_workers, work, tmp_path)
-    else:
-        work(tmp_path)
-    for worker in range(layout.num_workers):
-        found = json.loads((tmp_path / f"{worker}.json").read_text())
+def test_a_layout_has_the_loss_and_gradient_of_one_process(name: str, layout: Layout) -> None:
+    curves, error = together(name, layout.num_workers)
+    if layout not in curves and error:
+        raise error
+    for worker, found in enumerate(curves[layout]):
         assert set(found) == set(OPTIMIZERS)
-        assert all(len(values) == NUM_STEPS for curves in found.values() for values in curves.values())
+        assert all(len(values) == NUM_STEPS for one in found.values() for values in one.values())
         apart = differences(name, found)
         assert max(apart.values()) < TOLERANCE, (worker, apart)
 

@@ -197,6 +197,14 @@ def write_curves(
     (folder / f"{rank()}.json").write_text(json.dumps(curves))
 
 
+def write_all_curves(folder: Path, name: str, layouts: Sequence[Layout], optimizers: tuple[str, ...]) -> None:
+    """The same for one layout after another, each into a folder of its own."""
+    for number, layout in enumerate(layouts):
+        place = folder / str(number)
+        place.mkdir(exist_ok=True)
+        write_curves(place, name, layout, optimizers)
+
+
 def with_gradients_times_micro_batches(given: Sample, layout: Layout, optimizer: str) -> Curve:
     """Each gradient the sum of the micro-batches' means, as if nobody had divided it."""
     backward = Parted.backward

@@ -33,11 +33,11 @@ PRELOADED = [
 Work = Callable[[Path], None]
 
 
-def run_together(num_workers: int, work: Work, folder: Path) -> None:
+def run_together(num_workers: int, work: Work, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
     """Call `work(folder)` in `num_workers` new processes that form a process group; an error in one is raised here.
 
     Raises:
-        TimeoutError: they are not done after `TIMEOUT_S`.
+        TimeoutError: they are not done after `timeout_s`; one that waits for another for `TIMEOUT_S` raises.
         ProcessRaisedException: one of them raised; the text is its traceback.
         ProcessExitedException: one of them was killed.
     """
@@ -46,10 +46,10 @@ def run_together(num_workers: int, work: Work, folder: Path) -> None:
     arguments = (num_workers, work, folder, rendezvous, dict(os.environ))
     workers = mp.start_processes(_join_and_work, arguments, num_workers, join=False, start_method=START_METHOD)
     try:
-        ends = time.monotonic() + TIMEOUT_S
+        ends = time.monotonic() + timeout_s
         while not workers.join(ends - time.monotonic(), grace_period=1):  # returns whenever one of them is done
             if time.monotonic() > ends:
-                raise TimeoutError(f"{num_workers} workers are not done after {TIMEOUT_S} s")
+                raise TimeoutError(f"{num_workers} workers are not done after {timeout_s:g} s")
     finally:
         for process in workers.processes:
             process.kill()
