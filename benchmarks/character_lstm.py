@@ -65,11 +65,12 @@ def main() -> None:
     Path(__file__).with_suffix(".md").write_text(
         f"""# A character LSTM beside n-grams
 
-Two layers of 192 (torch's LSTM, bytes in and out, windows of {CONTEXT_LENGTH} bytes), {spec.train.num_epochs} epochs with
-batches of {BATCH_SIZE}, through `jobs.prepare` and `jobs.train` on one worker: {trained_s:.0f} s of training, validation
-and publishing. Both read the same works and are measured on all bytes of the same held-out ones, the LSTM with at most
-{CONTEXT_LENGTH} bytes before each, n-grams with the interpolation of Witten and Bell (1991). {platform.machine()} with
-torch {torch.__version__}. Made by `python -m benchmarks.character_lstm FOLDER --steps {given.steps}`.
+Two layers of 192 (torch's LSTM, bytes in and out, windows of {CONTEXT_LENGTH} bytes), {spec.train.num_epochs} epochs
+with batches of {BATCH_SIZE}, through `jobs.prepare` and `jobs.train` on one worker: {trained_s:.0f} s of training,
+validation and publishing. Both read the same works and are measured on all bytes of the same held-out ones, the LSTM
+with at most {CONTEXT_LENGTH} bytes before each, n-grams with the interpolation of Witten and Bell (1991).
+{platform.machine()} with torch {torch.__version__}. Made by
+`python -m benchmarks.character_lstm FOLDER --steps {given.steps}`.
 
 {told}
 """

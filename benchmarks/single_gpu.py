@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cluster.layout import Layout
+from jobs.flops import peak_of
 from jobs.parallel.feed import StepRows
 from jobs.parallel.parted import part
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
@@ -32,8 +33,6 @@ from jobs.workloads import language
 from jobs.workloads.chain import Batch
 from jobs.workloads.language import LanguageSpec
 
-PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.05, "L4": 121.0, "A10": 125.0}
-"""Dense bf16, by NVIDIA's data sheets of the SXM boards; the first name that the device's own name holds."""
 CONTESTANTS = ("Rayline", "plain loop")
 NUM_WARMING, NUM_STEPS = 5, 20
 LEARNING_RATE, WEIGHT_DECAY, MAX_NORM = 3e-4, 0.1, 1.0
@@ -180,7 +179,7 @@ def main() -> None:
         measure(given)
         return
     name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
-    peak = next((tflops * 1e12 for kind, tflops in PEAK_TFLOPS.items() if kind in name), None)
+    peak = peak_of(name)
     print(f"{name}, torch {torch.__version__}, {given.rows} rows a batch, {given.rounds} rounds\n")
     print("| sequence | | tokens/s | MFU | rate / plain loop (least-most) | peak GiB |\n|---|---|---:|---:|---:|---:|")
     for sequence in given.sequence:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from cluster.errors import SpecError, nearest
 from cluster.spec import dump
 from cluster.storage import Storage
 from jobs.features.transform import Transform
+from jobs.flops import flops_a_row
 from jobs.moving_average import averages_as_weights
 from jobs.optimization import learning_rate
 from jobs.parallel import check as check_layout
@@ -29,6 +31,7 @@ from jobs.start import put_start
 from jobs.teacher import taught
 from jobs.trainable import check_sections, freeze, make_trainable
 from jobs.training_step import TrainingStep
+from jobs.usage import Meter, Usage
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Batch
 
@@ -59,14 +62,16 @@ class EpochReport:
     is_best: bool
     step_losses: tuple[float, ...] = ()
     """Of the steps up to `step`, each the mean over its rows: of those that this process has made in this epoch."""
+    usage: Usage | None = None
 
     def line(self) -> str:
         """One line of progress."""
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         mark = " *" if self.is_best else ""
+        usage = f"  {self.usage.line()}" if self.usage else ""
         return (
             f"epoch {self.epoch}/{self.num_epochs}  step {self.step}/{self.num_steps}  loss {self.loss:.4f}  "
-            f"{metrics}  {self.rows_per_s:,.0f} rows/s  stall {self.stall:.1%}  {self.left_s:.0f} s left{mark}"
+            f"{metrics}  {self.rows_per_s:,.0f} rows/s  stall {self.stall:.1%}{usage}  {self.left_s:.0f} s left{mark}"
         )
 
     def scalars(self) -> dict[str, float]:
@@ -78,6 +83,7 @@ class EpochReport:
             "train/learning_rate": self.learning_rate,
             "train/rows_per_s": self.rows_per_s,
             "train/stall": self.stall,
+            **(self.usage.scalars() if self.usage else {}),
         }
 
 
@@ -92,6 +98,7 @@ class _Training:
     feed: Feed
     parted: Parted
     step: TrainingStep
+    meter: Meter
 
     @property
     def num_steps(self) -> int:
@@ -180,7 +187,9 @@ def _set_up(
     )
     feed = Feed(source, spec.layout, rank(), spec.seed, spec.train.batch_size, device)
     step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs)
-    return _Training(spec, transform, valid, feed, parted, step)
+    batch = None if valid is None else valid.slice(0, spec.train.batch_size)
+    flops = None if batch is None else flops_a_row(spec.workload, transform, batch)
+    return _Training(spec, transform, valid, feed, parted, step, Meter(parted, flops))
 
 
 def _newest(checkpoints: Checkpoints | None) -> int | None:
@@ -224,7 +233,8 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
     training.parted.model.train()
     for rows in training.feed.epoch(epoch, first):
         is_last = progress.step + 1 == (epoch + 1) * steps_an_epoch
-        result = training.step(rows, progress.step, wants_norm=is_last)
+        take = partial(training.step, rows, progress.step, wants_norm=is_last)
+        result = training.meter.take(rows, take)
         summed_loss += result.summed_loss
         each_loss.append(result.summed_loss / rows.num_rows)
         num_trained += rows.num_rows
@@ -237,6 +247,7 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
     loss = (progress.epoch_loss + float(training.parted.summed(summed_loss))) / training.feed.num_rows
     step_losses = training.parted.summed(torch.stack(each_loss)).tolist()  # at once: a step waits for nothing
     trained_s = time.monotonic() - started
+    usage = training.meter.usage(num_trained, trained_s)
     metrics = _validate(training)
     seconds = time.monotonic() - started
     value = metrics[train.early_stopping.metric] if math.isfinite(loss) else math.nan
@@ -257,6 +268,7 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
         metrics=metrics,
         is_best=progress.best_step == progress.step,
         step_losses=tuple(step_losses),
+        usage=usage,
     )
 
 

@@ -12,11 +12,30 @@ from jobs.report.plots import lines
 from jobs.report.style import STYLE
 from jobs.run_log import LoggedEpoch, RunLog
 from jobs.spec import RingSpec
+from jobs.usage import Usage
 
 MAX_POINTS = 240
 """Of a curve; of more steps, the mean of neighbours is drawn."""
 BOX, GAP = 54, 8
 RANKS_A_ROW = 8
+
+
+def _used(read: Callable[[Usage], float | None]) -> Callable[[EpochReport], float | None]:
+    return lambda report: read(report.usage) if report.usage else None
+
+
+OTHERS: dict[str, Callable[[EpochReport], float | None]] = {
+    "gradient norm": lambda report: report.gradient_norm,
+    "learning rate": lambda report: report.learning_rate,
+    "rows/s": lambda report: report.rows_per_s,
+    "tokens/s": _used(lambda usage: usage.tokens_per_s),
+    "TFLOP/s": _used(lambda usage: usage.flops_per_s and usage.flops_per_s / 1e12),
+    "MFU": _used(lambda usage: usage.mfu),
+    "share of time without rows": lambda report: report.stall,
+    "share of time with messages": _used(lambda usage: usage.communication),
+    "peak memory of a worker, GiB": _used(lambda usage: max(usage.peak_bytes) / 2**30),
+}
+"""Curves besides those of losses and metrics; one of which there is no value is not drawn."""
 
 
 def write_run_page(spec: RingSpec, storage: Storage, checkpoints: str) -> str:
@@ -30,7 +49,11 @@ def run_page(spec: RingSpec, epochs: Sequence[LoggedEpoch], places: Sequence[str
     """The whole page, which needs nothing else. Every name and value is escaped."""
     reports = [epoch.report for epoch in epochs]
     found = [anomaly for epoch in epochs for anomaly in epoch.anomalies]
-    sections = [_head(spec, reports, found), _findings(found), _curves(reports), _table(reports), _layout(spec, places)]
+    peaks = [report.usage.peak_bytes for report in reports if report.usage][-1:] or [()]
+    sections = [
+        *(_head(spec, reports, found), _findings(found), _curves(reports), _table(reports)),
+        _layout(spec, places, peaks[0]),
+    ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
@@ -82,13 +105,9 @@ def _curves(reports: Sequence[EpochReport]) -> str:
         _card(f"validation {name}", [], [(report.step, report.metrics[name]) for report in reports])
         for name in reports[-1].metrics
     ]
-    others: dict[str, Callable[[EpochReport], float]] = {
-        "gradient norm": lambda report: report.gradient_norm,
-        "learning rate": lambda report: report.learning_rate,
-        "rows/s": lambda report: report.rows_per_s,
-        "share of time without rows": lambda report: report.stall,
-    }
-    pictures += [_card(name, [], [(report.step, read(report)) for report in reports]) for name, read in others.items()]
+    for name, read in OTHERS.items():
+        points = [(float(report.step), value) for report in reports if (value := read(report)) is not None]
+        pictures += [_card(name, [], points)] if points else []
     intro = '<p class="quiet">Over steps; the pale curve is of steps, the other one of epochs.</p>'
     return f'<section id="curves"><h2>How it went</h2>{intro}<div class="cards">{"".join(pictures)}</div></section>'
 
@@ -136,8 +155,8 @@ def _cells(report: EpochReport) -> list[str]:
     ]
 
 
-def _layout(spec: RingSpec, places: Sequence[str]) -> str:
-    """A box a node, in it its ranks with their coordinates; the page of a run without workers has none."""
+def _layout(spec: RingSpec, places: Sequence[str], peaks: Sequence[int]) -> str:
+    """A box a node, in it its ranks with their coordinates and the memory of each; without workers there is none."""
     if not places:
         return ""
     nodes = list(dict.fromkeys(places))
@@ -148,17 +167,19 @@ def _layout(spec: RingSpec, places: Sequence[str]) -> str:
         width = RANKS_A_ROW * (BOX + GAP) + GAP
         drawn.append(f'<rect class="node" x="0.5" y="{y + 0.5}" width="{width}" height="{height - GAP}" rx="6"/>')
         drawn.append(f'<text x="{GAP}" y="{y + 15}">node {number + 1}, {escape(node[:8])}</text>')
-        drawn += [_rank(spec.layout, rank, place, y + 20) for place, rank in enumerate(ranks)]
+        peak = dict(enumerate(peaks))
+        drawn += [_rank(spec.layout, rank, peak.get(rank), place, y + 20) for place, rank in enumerate(ranks)]
         y += height
     said = f"{len(places)} workers on {len(nodes)} nodes"
     view = f"0 0 {RANKS_A_ROW * (BOX + GAP) + GAP + 1} {y + 1}"
     inside = f"<title>{said}</title>{''.join(drawn)}"
     picture = f'<svg class="nodes" role="img" aria-label="{said}" viewBox="{view}">{inside}</svg>'
-    intro = '<p class="quiet">Each worker by its rank, with its place on the axes that the layout splits.</p>'
+    told = "Each worker by its rank, with its peak memory in GiB and its place on the axes that the layout splits."
+    intro = f'<p class="quiet">{told}</p>'
     return f'<section id="layout"><h2>Which worker stood where</h2>{intro}{picture}</section>'
 
 
-def _rank(layout: Layout, rank: int, place: int, y: int) -> str:
+def _rank(layout: Layout, rank: int, peak: int | None, place: int, y: int) -> str:
     x, y = GAP + place % RANKS_A_ROW * (BOX + GAP), y + place // RANKS_A_ROW * (BOX + GAP)
     coordinate = layout.coordinate(rank)
     axes = [
@@ -167,6 +188,8 @@ def _rank(layout: Layout, rank: int, place: int, y: int) -> str:
         if getattr(layout, name) > 1
     ]
     texts = [f'<text x="{x + 6}" y="{y + 16}" font-weight="600">{rank}</text>']
+    if peak is not None:
+        texts.append(f'<text class="end" x="{x + BOX - 4}" y="{y + 16}">{peak / 2**30:.1f}</text>')
     texts += [
         f'<text x="{x + 6}" y="{y + 31 + 12 * line}">{" ".join(axes[2 * line : 2 * line + 2])}</text>'
         for line in (0, 1)

@@ -15,6 +15,7 @@ from jobs.anomalies import Anomaly
 from jobs.report.run_page import MAX_POINTS, run_page, write_run_page
 from jobs.run_log import LoggedEpoch, RunLog
 from jobs.spec import RingSpec, load_ring
+from jobs.usage import Usage
 from tests.jobs.test_anomalies import ONE
 
 SPECS = Path(__file__).parents[3] / "jobs/specs"
@@ -84,6 +85,18 @@ def test_there_is_a_curve_of_everything_that_was_measured(spec: RingSpec, epochs
     assert len(by_epoch) == 5
     rows = [[words(cell) for cell in row] for row in tree.iter("tr")]
     assert rows[4][:5] == ["4 *", "4,000", "0.7500", "0.7000", "0.2500"]
+
+
+def test_what_a_run_took_is_drawn_where_it_is_known(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
+    usage = Usage(None, 3e12, 0.41, None, (2**30, 3 * 2**29, *[2**30] * 6))
+    measured = [replace(epoch, report=replace(epoch.report, usage=usage)) for epoch in epochs]
+    tree = tree_of(run_page(spec, measured, PLACES))
+    names = {words(next(card.iter("h3"))) for card in tree.iter("article") if card.get("class") == "card"}
+    assert {"TFLOP/s", "MFU", "peak memory of a worker, GiB"} < names
+    assert not names & {"tokens/s", "share of time with messages"}
+    [drawing] = [each for each in tree.iter("svg") if each.get("class") == "nodes"]
+    assert [words(text) for text in drawing.iter("text")][1:5] == ["0", "1.0", "R0 P0", "T0"]
+    assert "1.5" in [words(text) for text in drawing.iter("text")]
 
 
 def test_each_worker_stands_in_the_box_of_its_node(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
