@@ -37,7 +37,7 @@ def spec_of(storage: Storage, num_steps: int) -> RingSpec:
             "workload={kind: language, architecture: lstm, num_layers: 2, hidden_dim: 192, context_length: 128}",
             f"train.batch_size={BATCH_SIZE}",
             f"train.num_epochs={max(1, round(num_steps * BATCH_SIZE / ROWS))}",
-            "train.optimizer={name: adam, learning_rate: 4.0e-3}",
+            "train.optimizer={name: adam, learning_rate: 4.0e-3, weight_decay: 0.0}",
             "train.warmup=0.05",
             "train.max_gradient_norm=1.0",
             "layout={}",

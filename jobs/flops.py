@@ -42,8 +42,7 @@ def flops_a_row(spec: WorkloadSpec, transform: Transform, rows: pa.Table) -> flo
             workload.loss(spec, outputs, batch).sum().backward()
     except (NotImplementedError, RuntimeError):
         return None
-    total = float(counter.get_total_flops())
-    return total / rows.num_rows
+    return float(counter.get_total_flops()) / int(rows.num_rows)
 
 
 def peak_flops(device: torch.device) -> float | None:
