@@ -51,6 +51,7 @@ APPLICATIONS: dict[str, Application] = {
     "language": language,
     "recommender": recommender,
     "tabular": predict,
+    "text": predict,
     "vision": predict,
 }
 """By the kind of workload, each of which has one."""

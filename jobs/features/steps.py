@@ -12,6 +12,7 @@ from jobs.features.class_weight import ClassWeight
 from jobs.features.compare import Compare
 from jobs.features.complete import Complete
 from jobs.features.duplicates import Duplicates
+from jobs.features.first_tokens import FirstTokens
 from jobs.features.hashed_words import HashedWords
 from jobs.features.hashing import Hashing
 from jobs.features.image import Image
@@ -40,6 +41,7 @@ StepSpec = Annotated[
     | Compare
     | Complete
     | Duplicates
+    | FirstTokens
     | HashedWords
     | Hashing
     | Image

@@ -38,6 +38,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "bag_of_words", "column": "text", "output": "bag", "max_features": 20},
     {"kind": "bpe", "column": "text", "output": "tokens", "vocabulary_size": 300},
     {"kind": "pretrained_tokens", "column": "text", "output": "given", "folder": "there", "vocabulary_size": 320},
+    {"kind": "first_tokens", "column": "tokens", "output": "first", "num_tokens": 6},
     {"kind": "image", "column": "picture", "output": "pixels", "height": 2, "width": 3},
     {"kind": "hashed_words", "column": "text", "output": "hashed", "num_features": 16},
     {"kind": "smote", "columns": ["clipped"], "label": "label", "key": "key"},

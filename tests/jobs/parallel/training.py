@@ -26,6 +26,7 @@ from jobs.workloads.chain import Batch
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.recommender import RecommenderSpec
 from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.text import TextSpec
 from jobs.workloads.vision import VisionSpec
 
 NUM_ROWS, BATCH_SIZE, NUM_STEPS = 72, 16, 10
@@ -116,6 +117,24 @@ def vision() -> Sample:
     return fitted("vision", spec, events)
 
 
+def text() -> Sample:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, NUM_ROWS)
+    words = [generator.choice(["ab", "cd ", "efg ", f"h{label}"], generator.integers(1, 7)) for label in labels]
+    spec = TextSpec(
+        context_length=12,
+        num_positions=16,
+        num_layers=6,
+        hidden_dim=16,
+        num_heads=4,
+        feed_forward_dim=32,
+        dropout=0.2,
+        tokenizer="bytes",
+    )
+    texts = ["".join(each) for each in words]
+    return fitted("text", spec, {"id": [str(n) for n in range(NUM_ROWS)], "text": texts, "label": labels.astype(str)})
+
+
 def augmenting(given: Sample, **augment: Any) -> Sample:
     """The same with a spec that has training change rows by chance."""
     return replace(given, spec=type(given.spec).model_validate(given.spec.model_dump() | {"augment": augment}))
@@ -124,6 +143,7 @@ def augmenting(given: Sample, **augment: Any) -> Sample:
 SAMPLES: dict[str, Callable[[], Sample]] = {
     "recommender": recommender,
     "tabular": tabular,
+    "text": text,
     "vision": vision,
     "vision_float64": lambda: replace(vision(), dtype=torch.float64),
     "language": language,
