@@ -1,4 +1,4 @@
-"""export: a published version of `language` -> a folder that Hugging Face's `transformers` loads.
+"""export: a published version of `language` or `text` -> a folder that Hugging Face's `transformers` loads.
 
     python -m jobs.export jobs/specs/language.yaml FOLDER
     python -m jobs.export STORAGE/models/language/VERSION FOLDER
@@ -22,7 +22,9 @@ from jobs.hugging_face_tokenizer import TOKENIZER, TOKENIZER_CONFIG, tokenizer_c
 from jobs.int8 import Int8Linear
 from jobs.spec import load_ring
 from jobs.version import Version
+from jobs.workloads import classification
 from jobs.workloads.language import LanguageSpec, tokenizer_of
+from jobs.workloads.text import TextSpec
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,13 @@ def export(source: Source, target: str) -> str:
     with TemporaryDirectory() as scratch:
         tokens = tokenizer_of(spec, content.transform)
         kept = tokens if isinstance(tokens, PretrainedTokens) else None
-        hugging_face_folder.write(Path(scratch), spec, content.model, kept)
+        if isinstance(spec, TextSpec):
+            labels = classification.labels(content.transform)
+            hugging_face_folder.write_encoder(Path(scratch), spec, labels, content.model, kept)
+        else:
+            hugging_face_folder.write(Path(scratch), spec, content.model, kept)
         (Path(scratch) / TOKENIZER).write_text(tokenizer_json(spec, content.transform))
-        template = content.spec.serving.generation.chat_template
+        template = content.spec.serving.generation.chat_template if isinstance(spec, LanguageSpec) else None
         (Path(scratch) / TOKENIZER_CONFIG).write_text(tokenizer_config(spec, content.transform, template))
         storage.publish(Path(scratch), name, {"exported": made_of})
     num_weights = sum(weight.numel() for weight in content.model.parameters())
@@ -89,15 +95,17 @@ def _parted(target: str) -> tuple[Storage, str]:
     return Storage(parent), name
 
 
-def _exportable(content: Version, source: Source) -> LanguageSpec:
+def _exportable(content: Version, source: Source) -> LanguageSpec | TextSpec:
     told = f"version {source.version} of '{source.registry.name}'"
     spec = content.spec.workload
-    if not isinstance(spec, LanguageSpec) or not spec.has_heads:
+    is_decoder = isinstance(spec, LanguageSpec) and spec.has_heads
+    if not is_decoder and not isinstance(spec, TextSpec):
         form = spec.architecture if isinstance(spec, LanguageSpec) else spec.kind
         raise SpecError(
-            f"{told} is a {form} model, of which transformers has no form; only transformers of the language workload "
-            "can be exported"
+            f"{told} is a {form} model, of which transformers has no form; only the transformers of language and "
+            "text can be exported"
         )
+    assert isinstance(spec, LanguageSpec | TextSpec)
     if any(isinstance(module, Int8Linear) for module in content.model.modules()):
         raise SpecError(f"{told} computes in int8, which transformers would not; export the version it was made of")
     return spec

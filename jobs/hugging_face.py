@@ -148,6 +148,11 @@ def their_name(name: str) -> str:
     return f"model.layers.{layer.removeprefix('layer')}.{LAYER_PARTS[inside]}.{leaf}"
 
 
+def plain_name(name: str) -> str | None:
+    """A name of theirs as newer folders have it; None of a tensor that is not needed."""
+    return None if name.endswith(NO_WEIGHTS) else name
+
+
 def differences(wanted: TransformerSpec, given: TransformerSpec) -> list[str]:
     """The overrides that would make a given model the wanted one: `workload.hidden_dim=64`."""
     changes = []

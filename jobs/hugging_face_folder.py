@@ -1,11 +1,11 @@
-"""A Hugging Face folder of a decoder: `config.json` and the weights in one or several safetensors files.
+"""A Hugging Face folder of a decoder or an encoder: `config.json` and the weights in one or several safetensors files.
 
 Files with pickles are never opened: to load one is to run what its author wrote.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.errors import DataError, SpecError
+from jobs import hugging_face, hugging_face_encoder
 from jobs.features.bpe import START
 from jobs.features.pretrained_tokens import PretrainedTokens
-from jobs.hugging_face import NO_WEIGHTS, config_of, differences, spec_of, their_name
+from jobs.workloads.encoder import EncoderSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.transformer import TransformerSpec
 
@@ -41,23 +42,46 @@ class HuggingFaceFolder:
     """What the user called it, for messages."""
 
     @cached_property
-    def spec(self) -> TransformerSpec:
+    def _config(self) -> dict[str, Any]:
+        return _read_json(self.path / CONFIG, self.name)
+
+    @property
+    def _is_encoder(self) -> bool:
+        return self._config.get("model_type") == hugging_face_encoder.MODEL_TYPE
+
+    @cached_property
+    def spec(self) -> TransformerSpec | EncoderSpec:
         """The model that it holds.
 
         Raises:
             DataError: ours cannot hold it exactly, or there is no configuration.
         """
-        return spec_of(_read_json(self.path / CONFIG, self.name), f"{self.name}/{CONFIG}")
+        read = hugging_face_encoder.spec_of if self._is_encoder else hugging_face.spec_of
+        return read(self._config, f"{self.name}/{CONFIG}")
 
-    def check_fits(self, spec: TransformerSpec, except_for: frozenset[str] = frozenset()) -> None:
+    def their_name(self, name: str) -> str:
+        """What a weight of ours is called in such a folder."""
+        return hugging_face_encoder.their_name(name) if self._is_encoder else hugging_face.their_name(name)
+
+    def check_fits(self, spec: TransformerSpec | EncoderSpec, except_for: frozenset[str] = frozenset()) -> None:
         """Raise SpecError unless a model of this spec is the very one, `except_for` these keys of it."""
-        changes = differences(self.spec, spec)
+        own = self.spec
+        if isinstance(own, TransformerSpec) and isinstance(spec, TransformerSpec):
+            changes = hugging_face.differences(own, spec)
+        elif isinstance(own, EncoderSpec) and isinstance(spec, EncoderSpec):
+            changes = hugging_face_encoder.differences(own, spec)
+        else:
+            kind = "text" if self._is_encoder else "language"
+            raise SpecError(
+                f"{self.name} holds a {self._config['model_type']} model, which is one of workload.kind={kind}; give "
+                "another folder"
+            )
         changes = [change for change in changes if change.split("=")[0].removeprefix("workload.") not in except_for]
         if changes:
             raise SpecError(f"{self.name} holds a model of another form than workload says. Give {' '.join(changes)}")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight, by their names; reads the heads of the files alone.
+        """The shape of every weight, by their names of newer folders; reads the heads of the files alone.
 
         Raises:
             DataError: there are no safetensors, or one is damaged, missing or not of plain floats.
@@ -67,16 +91,19 @@ class HuggingFaceFolder:
             with _opened(self.path / file, self.name) as tensors:
                 for name in names:
                     part = _part(tensors, name, f"{self.name}/{file}")
-                    found[name] = tuple(part.get_shape())
+                    found[self._plain(name) or name] = tuple(part.get_shape())
         return found
 
     def weights(self, names: list[str]) -> dict[str, Tensor]:
         """The weights that ours are called so, by our names, in float32."""
-        ours = {their_name(name): name for name in names}
+        ours = {self.their_name(name): name for name in names}
         found: dict[str, Tensor] = {}
         for file, theirs in self._files.items():
+            plain = {name: self._plain(name) or name for name in theirs}
             with _opened(self.path / file, self.name) as tensors:
-                found |= {ours[name]: tensors.get_tensor(name).float() for name in theirs if name in ours}
+                found |= {
+                    ours[known]: tensors.get_tensor(name).float() for name, known in plain.items() if known in ours
+                }
         return found
 
     def text_of(self, file: str) -> str | None:
@@ -101,8 +128,12 @@ class HuggingFaceFolder:
 
     def _of_weights(self, names: list[str]) -> list[str]:
         """Without what follows from the configuration, or is there twice."""
-        twice = {"lm_head.weight"} if self.spec.tie_embeddings else set()
-        return [name for name in names if not name.endswith(NO_WEIGHTS) and name not in twice]
+        spec = self.spec
+        twice = {"lm_head.weight"} if isinstance(spec, TransformerSpec) and spec.tie_embeddings else set()
+        return [name for name in names if self._plain(name) is not None and name not in twice]
+
+    def _plain(self, name: str) -> str | None:
+        return hugging_face_encoder.plain_name(name) if self._is_encoder else hugging_face.plain_name(name)
 
     def _without_safetensors(self) -> str:
         pickles = sorted(path.name for path in self.path.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
@@ -122,17 +153,29 @@ def write(folder: Path, spec: LanguageSpec, model: nn.Module, tokens: Pretrained
     Raises:
         SpecError: no model of theirs has this form.
     """
-    config: dict[str, Any] = config_of(spec, spec.context_length)
+    config: dict[str, Any] = hugging_face.config_of(spec, spec.context_length)
     weights: dict[str, Tensor] = {**dict(model.named_parameters())}
     if tokens:
         config |= {"bos_token_id": tokens.begin, "eos_token_id": tokens.their_ends or None}
         weights = renumbered(weights, tokens.begin)
+    _write(folder, config, {hugging_face.their_name(name): weight for name, weight in weights.items()})
+
+
+def write_encoder(
+    folder: Path, spec: EncoderSpec, labels: Sequence[str], model: nn.Module, tokens: PretrainedTokens | None = None
+) -> None:
+    """The same of an encoder that names one of these labels."""
+    weights: dict[str, Tensor] = {**dict(model.named_parameters())}
+    if tokens:
+        weights = renumbered(weights, tokens.begin)
+    named = {hugging_face_encoder.their_name(name): weight for name, weight in weights.items()}
+    _write(folder, hugging_face_encoder.config_of(spec, labels), named)
+
+
+def _write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2))
-    save_file(
-        {their_name(name): weight.detach().contiguous() for name, weight in weights.items()},
-        str(folder / WEIGHTS),
-        {"format": "pt"},
-    )
+    plain = {name: weight.detach().contiguous() for name, weight in weights.items()}
+    save_file(plain, str(folder / WEIGHTS), {"format": "pt"})
 
 
 def renumbered(weights: Mapping[str, Tensor], begin: int) -> dict[str, Tensor]:

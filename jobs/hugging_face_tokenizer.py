@@ -1,4 +1,4 @@
-"""The tokens of a `language` model as the `tokenizer.json` that Hugging Face's libraries read."""
+"""The tokens of a `language` or `text` model as the `tokenizer.json` that Hugging Face's libraries read."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from jobs.features.bpe import START, spelt
 from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
-from jobs.workloads.language import LanguageSpec, pieces_of, tokenizer_of
+from jobs.workloads.language import LanguageSpec, Tokenized, pieces_of, tokenizer_of
+from jobs.workloads.text import TextSpec
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 BEGIN = "<|begin|>"
 """What `START` is called there. A text that spells it out begins a document there, as of any special token."""
 
 
-def tokenizer_json(spec: LanguageSpec, transform: Transform) -> str:
+def tokenizer_json(spec: Tokenized, transform: Transform) -> str:
     """Makes the numbers of our tokens from a text, the one that begins a document before them, and texts from these.
 
     One that was taken from a folder goes out as it came in.
@@ -33,15 +34,15 @@ def tokenizer_json(spec: LanguageSpec, transform: Transform) -> str:
     return str(tokenizer.to_str(pretty=True))
 
 
-def tokenizer_config(spec: LanguageSpec, transform: Transform, chat_template: str) -> str:
-    """The `tokenizer_config.json` beside it."""
+def tokenizer_config(spec: LanguageSpec | TextSpec, transform: Transform, chat_template: str | None) -> str:
+    """The `tokenizer_config.json` beside it; with a template of conversations where the model goes on with them."""
     learned = tokenizer_of(spec, transform)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": learned.begin_name if isinstance(learned, PretrainedTokens) else BEGIN,
         "model_max_length": spec.context_length,
         "clean_up_tokenization_spaces": False,
-        "chat_template": chat_template,
+        **({"chat_template": chat_template} if chat_template is not None else {}),
     }
     return json.dumps(config, indent=2)
 

@@ -16,7 +16,6 @@ from cluster.storage import Storage
 from jobs import version
 from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
-from jobs.hugging_face import their_name
 from jobs.hugging_face_folder import CONFIG, HuggingFaceFolder, renumbered
 from jobs.hugging_face_tokenizer import TOKENIZER, tokenizer_json
 from jobs.parallel.checkpoint import PREFIX, Checkpoints
@@ -24,6 +23,7 @@ from jobs.spec import RingSpec, StartSpec
 from jobs.version import Version
 from jobs.weight_names import own_weights
 from jobs.workloads.language import LanguageSpec, pieces_of
+from jobs.workloads.text import TextSpec
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING = "embedding.token.weight"
@@ -199,12 +199,14 @@ class FromFolder:
     def check(self, spec: RingSpec, transform: Transform, left_out: frozenset[str]) -> str:
         """See `Start`."""
         workload = spec.workload
-        if not isinstance(workload, LanguageSpec) or not workload.has_heads:
+        is_decoder = isinstance(workload, LanguageSpec) and workload.has_heads
+        if not is_decoder and not isinstance(workload, TextSpec):
             form = workload.architecture if isinstance(workload, LanguageSpec) else workload.kind
             raise SpecError(
-                f"train.start.folder={self.uri}: Hugging Face folders are read for the transformers of the language "
-                f"workload alone, this one is {form}; give a version or a checkpoint"
+                f"train.start.folder={self.uri}: Hugging Face folders are read for the transformers of language and "
+                f"text, this model is {form}; give a version or a checkpoint"
             )
+        assert isinstance(workload, LanguageSpec | TextSpec)
         self._local[0].check_fits(workload, BY_TOKEN if EMBEDDING in left_out else frozenset())
         if EMBEDDING in left_out or self._local[0].text_of(TOKENIZER) == tokenizer_json(workload, transform):
             return ""
@@ -215,8 +217,9 @@ class FromFolder:
 
     def shapes(self, model: nn.Module) -> Shapes:
         """See `Start`."""
-        ours = {their_name(name): name for name, _ in own_weights(model)}
-        return {ours.get(name, name): shape for name, shape in self._local[0].shapes().items()}
+        folder = self._local[0]
+        ours = {folder.their_name(name): name for name, _ in own_weights(model)}
+        return {ours.get(name, name): shape for name, shape in folder.shapes().items()}
 
     def weights(self, names: list[str], transform: Transform) -> dict[str, Tensor]:
         """See `Start`."""

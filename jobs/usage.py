@@ -38,7 +38,11 @@ class Usage:
         tokens = f"{self.tokens_per_s:,.0f} tokens/s  " if self.tokens_per_s is not None else ""
         rate = f"{self.flops_per_s / 1e12:.3g} TFLOP/s  " if self.flops_per_s is not None else ""
         share = f"MFU {self.mfu:.1%}  " if self.mfu is not None else ""
-        talk = f"communication {self.communication:.0%}  " if self.communication is not None else ""
+        talk = (
+            f"communication {self.communication:.0%}  "
+            if len(self.peak_bytes) > 1 and self.communication is not None
+            else ""
+        )
         return f"{tokens}{rate}{share}{talk}{max(self.peak_bytes) / 2**30:.2f} GiB"
 
     def scalars(self) -> dict[str, float]:

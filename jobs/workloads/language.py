@@ -5,7 +5,7 @@ Trained on windows of documents; measured in bits per byte, which says how well 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,14 @@ lower_is_better = frozenset({"bits_per_byte"})
 time: str | None = None
 ties: tuple[str, ...] = ("document", "place")
 unfolds_by: tuple[str, ...] = ("context_length", "tokenizer", "packing")
+
+
+class Tokenized(Protocol):
+    """A spec that says which tokenizer makes the column `tokens`."""
+
+    @property
+    def tokenizer(self) -> Literal["bytes", "bpe", "folder"]:
+        """By its name."""
 
 
 class LanguageSpec(TransformerSpec):
@@ -341,7 +349,7 @@ def encoded(spec: LanguageSpec, text: str, transform: Transform) -> list[int]:
     return [START, *tokenizer.encoded([text])[0]] if tokenizer else encode(text)
 
 
-def pieces_of(spec: LanguageSpec, transform: Transform) -> tuple[bytes, ...]:
+def pieces_of(spec: Tokenized, transform: Transform) -> tuple[bytes, ...]:
     """The bytes of each token that exists."""
     tokenizer = tokenizer_of(spec, transform)
     return tokenizer.pieces if tokenizer else BYTES
@@ -353,7 +361,7 @@ def ends_of(spec: LanguageSpec, transform: Transform) -> frozenset[int]:
     return tokenizer.ends if isinstance(tokenizer, PretrainedTokens) else frozenset()
 
 
-def tokenizer_of(spec: LanguageSpec, transform: Transform) -> Bpe | PretrainedTokens | None:
+def tokenizer_of(spec: Tokenized, transform: Transform) -> Bpe | PretrainedTokens | None:
     """The fitted step that makes tokens; None where they are bytes."""
     return None if spec.tokenizer == "bytes" else cast(Bpe | PretrainedTokens, transform.step("tokens"))
 

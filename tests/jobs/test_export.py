@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,10 +16,14 @@ from cluster.spec import dump
 from cluster.storage import Storage
 from jobs import stored_weights, version
 from jobs.export import Source, export, main, source_of
+from jobs.lineage import prepared_folder
 from jobs.spec import RingSpec
-from jobs.workloads import recommender
+from jobs.start import check_start
+from jobs.workloads import classification, recommender, text
 from jobs.workloads.language import encoded
-from tests.jobs.hugging_face_models import loaded
+from tests.jobs.hugging_face_models import loaded, transformers
+from tests.jobs.published import publish as publish_trained
+from tests.jobs.test_hugging_face_encoder import bert
 from tests.jobs.test_version import SPEC as FILMS
 from tests.jobs.workloads.example import made_up, prepare
 from tests.serving.texts import publish
@@ -64,6 +69,43 @@ def test_transformers_answers_as_the_version_does(form: dict[str, Any], tmp_path
     ]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["exported"] == {"model": "texts", "version": name}
+
+
+def test_an_encoder_begins_with_a_folder_and_goes_out_as_one(tmp_path: Path) -> None:
+    lines = [{"id": str(n), "text": f"{'hello' if n % 3 else 'bye'} {n}", "label": "ab"[n % 3 == 0]} for n in range(60)]
+    storage = Storage(str(tmp_path / "storage"))
+    storage.write("raw/texts/a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    bert().save_pretrained(tmp_path / "bert")
+    sizes = {"vocabulary_size": 300, "hidden_dim": 32, "num_layers": 2, "feed_forward_dim": 48, "num_positions": 40}
+    spec = RingSpec.model_validate(
+        {
+            "name": "greetings",
+            "storage": storage.uri,
+            "raw": {"events": {"path": "raw/texts"}},
+            "prepare": {"split": {"by": "hash", "valid": 0.2, "test": 0.2}},
+            "workload": {"kind": "text", "context_length": 12, "tokenizer": "bpe", **sizes},
+            "train": {
+                "num_epochs": 1,
+                "batch_size": 8,
+                "early_stopping": {"metric": "accuracy"},
+                "start": {"folder": str(tmp_path / "bert"), "leave_out": ("head.output.*",)},
+            },
+        }
+    )
+    name = publish_trained(spec, storage)
+    assert "has learned the tokens of its own tokenizer" in check_start(spec, storage, prepared_folder(spec, storage))
+    export(Source(Registry(storage, spec.name), name), str(tmp_path / "out"))
+    content = version.read(Path(storage.path(f"models/greetings/{name}")))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out")).eval()
+    asked = pa.table({"text": ["hello you", "bye"]})
+    for row in asked.to_pylist():
+        given = pa.table({"read": [content.transform.apply_row({**row, "label": "a"})["read"]], "class": [1]})
+        with torch.no_grad():
+            ours = content.model({**text.tensors(given), "key": torch.zeros(1, dtype=torch.int64)})
+            there = theirs(**tokenizer(row["text"], return_tensors="pt", return_token_type_ids=False)).logits
+        torch.testing.assert_close(ours, there, rtol=0, atol=1e-5)
+    assert theirs.config.id2label == dict(enumerate(classification.labels(content.transform)))
 
 
 def test_the_command_takes_a_spec_or_the_folder_of_a_version(published: Published, tmp_path: Path) -> None:
