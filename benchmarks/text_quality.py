@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.text_quality FOLDER
 
 40,073 turns of people who ask for hotels, trains and more (MultiWOZ, Budzianowski et al., 2018), each of one of 17
-intents, through the stages and `jobs/specs/text.yaml`; writes the .md beside it. They come with convlab 3.0.0.dev20221130
-(Apache-2.0), which is fetched from the Python package index and only read.
+intents, through the stages and `jobs/specs/text.yaml`; writes the .md beside it. They come with convlab
+3.0.0.dev20221130 (Apache-2.0), which is fetched from the Python package index and only read.
 """
 
 import argparse

@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -6,9 +8,14 @@ import torch
 
 from cluster.errors import RegistryError
 from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.spec import load_ring
 from jobs.version import Version, read
 from jobs.workloads import tabular
 from serving.classifier import Classifier
+from tests.jobs.published import publish
+
+SPECS = Path(__file__).parents[2] / "jobs/specs"
 
 
 @pytest.fixture
@@ -62,3 +69,19 @@ def test_weights_that_are_no_numbers_are_refused(content: Version) -> None:
 def test_a_golden_row_that_a_request_could_not_hold_is_refused(content: Version) -> None:
     with pytest.raises(RegistryError, match=r"v7 refuses its own golden rows: body rows 2 age '7' is below 18\. S"):
         Classifier("v7", "", changed(content, "age", 2, 7.0)).check_golden()
+
+
+def test_a_text_is_answered_as_in_training(tmp_path: Path) -> None:
+    lines = [{"id": str(n), "text": f"{['hello', 'bye'][n % 2]} {n}", "label": "ab"[n % 2]} for n in range(60)]
+    storage = Storage(str(tmp_path))
+    storage.write("raw/texts/a.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    overrides = [f"storage={tmp_path}", "train={num_epochs: 2, batch_size: 8, early_stopping: {metric: accuracy}}"]
+    overrides += ["layout={}", "prepare.split={by: hash, valid: 0.2, test: 0.2}"]
+    spec = load_ring(SPECS / "text.yaml", overrides)
+    registry, version = Registry(storage, spec.name), publish(spec, storage)
+    classifier = Classifier.load(registry, version)  # which checks the golden rows
+    assert [column.name for column in classifier.columns] == ["text"]
+    rows = [classifier.row.model_validate({"text": text}) for text in ("hello 7", "bye 7")]
+    assert all(set(given.probabilities) == {"a", "b"} for given in classifier.predict(rows))
+    alone, together = classifier.predict(rows[1:])[0], classifier.predict(rows)[1]
+    assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-6)

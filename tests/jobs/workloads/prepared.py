@@ -14,12 +14,16 @@ from jobs.features.transform import Transform
 from jobs.workloads import WORKLOADS, event_keys
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.text import TextSpec
 from jobs.workloads.vision import VisionSpec
 from tests.jobs.workloads.example import Prepared
 
 SPECS: dict[str, Any] = {
     "language": LanguageSpec(num_layers=2, hidden_dim=16, num_heads=2, context_length=8),
     "tabular": TabularSpec(label="status", numeric=("income",), categorical=("home",), hidden_dim=8, num_layers=2),
+    "text": TextSpec(
+        num_layers=1, hidden_dim=16, num_heads=2, feed_forward_dim=16, context_length=8, tokenizer="bytes", dropout=0.0
+    ),
     "vision": VisionSpec(height=4, width=4, block_channels=(4, 8)),
 }
 RAW = {
@@ -30,6 +34,13 @@ RAW = {
             "income": [float(n) for n in range(40)],
             "home": ["own", "rent"] * 20,
             "status": ["good", "bad"] * 20,
+        }
+    ),
+    "text": pa.table(
+        {
+            "id": [str(n) for n in range(40)],
+            "text": [f"{'even' if n % 2 == 0 else 'odd'} {n}" for n in range(40)],
+            "label": ["even", "odd"] * 20,
         }
     ),
     "vision": pa.table(

@@ -32,9 +32,15 @@ AUGMENTS = {
     "vision": {"rotate_degrees": 20.0, "noise": 0.1},
     "tabular": {"noise": 0.1, "swap": 0.2, "drop": 0.2},
     "language": {"replace": 0.3},
+    "text": {"replace": 0.3},
 }
 """What each workload can change by chance, and the entries that it may change."""
-CHANGED = {"vision": {"pixels"}, "tabular": {"numbers", "is_missing", "categories"}, "language": {"token"}}
+CHANGED = {
+    "vision": {"pixels"},
+    "tabular": {"numbers", "is_missing", "categories"},
+    "language": {"token"},
+    "text": {"token"},
+}
 
 
 @pytest.mark.parametrize("kind", SPECS)
