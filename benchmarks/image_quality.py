@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.image_quality FOLDER [--images 20000]
 
-Fashion-MNIST (Xiao et al., 2017, MIT), 28 x 28 grey, ten kinds of clothes, through the stages; writes the .md beside it.
+Fashion-MNIST (Xiao et al., 2017, MIT), 28 x 28 grey, ten kinds of clothes, through the stages; writes the .md beside.
 The images come with Debian's package dataset-fashion-mnist, which is fetched and unpacked without installing it.
 """
 
