@@ -12,6 +12,8 @@ MARKS: dict[Kind, tuple[str, ...]] = {
     "out of memory": (
         "outofmemoryerror",
         "memoryerror",
+        "bad_alloc",
+        "can't start new thread",
         "can't allocate memory",
         "cannot allocate memory",
         "cuda out of memory",

@@ -2,6 +2,7 @@
 
 checkpoints/<name>/<key>/run/epoch-00001.json    an epoch, with its anomalies; written anew where it is trained again
 checkpoints/<name>/<key>/run/places.json         the node of each worker, by rank
+checkpoints/<name>/<key>/run/failure.json        what the newest start failed with; empty where it did not
 """
 
 import json
@@ -41,6 +42,17 @@ class RunLog:
     def add_places(self, nodes: Sequence[str]) -> None:
         """Write on which node each rank stands."""
         self._storage.write(f"{self._folder}/places.json", json.dumps(list(nodes)).encode())
+
+    def set_failure(self, told: str) -> None:
+        """Write what a run failed with; nothing, where it begins anew."""
+        self._storage.write(f"{self._folder}/failure.json", json.dumps(told).encode())
+
+    def failure(self) -> str:
+        """What the newest start failed with; empty where it did not."""
+        found = ""
+        for path in self._paths("failure"):
+            found = json.loads(self._storage.read(path))
+        return found
 
     def epochs(self) -> list[LoggedEpoch]:
         """All that were written, in order."""

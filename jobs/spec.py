@@ -163,6 +163,8 @@ class TrainSpec(Spec):
     """Besides the one at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
     """The newest ones that stay, besides the best."""
+    collective_timeout_s: int = Field(300, ge=1)
+    """How long a worker waits for another one before the run counts as failed."""
     max_failures: int = Field(3, ge=0)
     """Deaths of workers that a run survives, each time going on from the last checkpoint."""
 

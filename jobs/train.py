@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 
 from cluster.command import run as run_command
-from cluster.errors import SpecError
+from cluster.errors import SpecError, UserError
 from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
 from cluster.reservation import PlacedTrainer, check_room
@@ -70,9 +70,14 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         storage.check_shared()
         if note:
             print(f"train: mind: {note}", flush=True)
+        log = RunLog(storage, checkpoints.folder)
+        log.set_failure("")
         try:
             with connected():
                 _train(spec, storage, prepared, split, checkpoints)
+        except UserError as error:
+            log.set_failure(str(error))
+            raise
         finally:
             print(f"train: how it went: {write_run_page(spec, storage, checkpoints.folder)}", flush=True)
     end = checkpoints.progress(checkpoints.steps()[-1])
@@ -179,7 +184,7 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkp
             settings,
             name=f"train-{spec.name}",
             scratch=scratch,
-            max_failures=spec.train.max_failures,
+            train=spec.train,
         )
 
 

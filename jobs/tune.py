@@ -213,6 +213,7 @@ def run_trial(config: dict[str, Any], settings: dict[str, str], workers: Workers
 
 def run_gang_trial(config: dict[str, Any], settings: dict[str, str], workers: Workers) -> None:
     """What Ray Tune calls for a trial on several workers, which stand in the reservation of the trial."""
+    spec = parse(RingSpec, settings["spec"], "the driver's spec")
     run_on_workers(
         workers,
         TrialTrainer,
@@ -220,7 +221,7 @@ def run_gang_trial(config: dict[str, Any], settings: dict[str, str], workers: Wo
         {**settings, "config": config},
         name="trial",
         scratch=str(Path.cwd()),  # of the trial's own: Tune starts it in a folder that goes with Ray's session
-        max_failures=0,
+        train=spec.train.model_copy(update={"max_failures": 0}),
         callbacks=[TuneReportCallback()],
     )
 

@@ -17,9 +17,8 @@ from cluster.layout import Layout
 from cluster.placement import Demand, PlacementSpec
 from cluster.reservation import PlacedTrainer
 from jobs.failures import classify, user_error_of
-from jobs.spec import RingSpec
+from jobs.spec import RingSpec, TrainSpec
 
-COLLECTIVE_TIMEOUT_S = 300
 BACKENDS = "cpu:gloo,cuda:nccl"
 """On GPUs; what is in host memory, such as metrics, still goes by gloo."""
 TRAIN_ENVIRONMENT = {
@@ -86,10 +85,10 @@ def run_on_workers(
     *,
     name: str,
     scratch: str,
-    max_failures: int,
+    train: TrainSpec,
     callbacks: Sequence[UserCallback] = (),
 ) -> None:
-    """Call a function with these settings on every worker, anew after each of `max_failures` deaths.
+    """Call a function with these settings on every worker, anew after each of `train.max_failures` deaths.
 
     Args:
         trainer: which reservation they stand in.
@@ -105,7 +104,7 @@ def run_on_workers(
             workers.demand,
             function,
             train_loop_config=settings,
-            torch_config=TorchConfig(backend=workers.backend, timeout_s=COLLECTIVE_TIMEOUT_S),
+            torch_config=TorchConfig(backend=workers.backend, timeout_s=train.collective_timeout_s),
             scaling_config=ScalingConfig(
                 num_workers=workers.layout.num_workers,
                 use_gpu=workers.on_gpu,
@@ -114,7 +113,7 @@ def run_on_workers(
             run_config=RunConfig(
                 name=name,
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=max_failures),
+                failure_config=FailureConfig(max_failures=train.max_failures),
                 callbacks=list(callbacks),  # type: ignore[arg-type]  # Ray's hint names those of its first version
             ),
         )

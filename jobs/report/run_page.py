@@ -41,17 +41,17 @@ OTHERS: dict[str, Callable[[EpochReport], float | None]] = {
 def write_run_page(spec: RingSpec, storage: Storage, checkpoints: str) -> str:
     """Write the page of the run with these checkpoints, as far as it got; returns its path in the storage."""
     log, path = RunLog(storage, checkpoints), f"{checkpoints}/report.html"
-    storage.write(path, run_page(spec, log.epochs(), log.places()).encode())
+    storage.write(path, run_page(spec, log.epochs(), log.places(), log.failure()).encode())
     return storage.path(path)
 
 
-def run_page(spec: RingSpec, epochs: Sequence[LoggedEpoch], places: Sequence[str]) -> str:
+def run_page(spec: RingSpec, epochs: Sequence[LoggedEpoch], places: Sequence[str], failure: str = "") -> str:
     """The whole page, which needs nothing else. Every name and value is escaped."""
     reports = [epoch.report for epoch in epochs]
     found = [anomaly for epoch in epochs for anomaly in epoch.anomalies]
     peaks = [report.usage.peak_bytes for report in reports if report.usage][-1:] or [()]
     sections = [
-        *(_head(spec, reports, found), _findings(found), _curves(reports), _table(reports)),
+        *(_head(spec, reports, found), _findings(found, failure), _curves(reports), _table(reports)),
         _layout(spec, places, peaks[0]),
     ]
     return (
@@ -82,10 +82,11 @@ def _head(spec: RingSpec, reports: Sequence[EpochReport], found: Sequence[Anomal
     return f'{title}<div class="numbers">{numbers}</div>'
 
 
-def _findings(found: Sequence[Anomaly]) -> str:
-    if not found:
+def _findings(found: Sequence[Anomaly], failure: str) -> str:
+    if not found and not failure:
         return "<section><h2>Worth a look</h2><p>Nothing stands out.</p></section>"
-    items = "".join(
+    items = f"<li><b>failed</b>: {escape(failure)}</li>" if failure else ""
+    items += "".join(
         f"<li><b>{escape(each.kind)}</b> at step {each.step:,}: {escape(each.seen)}. {escape(each.advice)}</li>"
         for each in found
     )

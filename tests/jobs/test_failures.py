@@ -39,7 +39,12 @@ def test_memory_that_cannot_be_had_is_out_of_memory(work: Callable[[], object]) 
 
 
 @pytest.mark.parametrize(
-    "error", [OutOfMemoryError("node memory usage above the threshold"), torch.OutOfMemoryError("CUDA out of memory.")]
+    "error",
+    [
+        OutOfMemoryError("node memory usage above the threshold"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("can't start new thread"),
+    ],
 )
 def test_a_worker_ended_by_ray_or_by_a_gpu_for_its_memory_is_out_of_memory(error: Exception) -> None:
     assert kind_of(error) == "out of memory"

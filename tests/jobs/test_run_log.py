@@ -53,3 +53,12 @@ def test_the_log_of_a_run_on_s3_comes_back(s3: S3Server) -> None:
     log.add_places(["a"])
     assert log.epochs() == [LoggedEpoch(ONE, (ODD,))]
     assert log.places() == ["a"]
+
+
+def test_what_a_run_failed_with_stays_until_it_begins_anew(tmp_path: Path) -> None:
+    log = RunLog(Storage(str(tmp_path)), "checkpoints/one/key")
+    assert log.failure() == ""
+    log.set_failure("training failed")
+    assert log.failure() == "training failed"
+    log.set_failure("")
+    assert log.failure() == ""

@@ -68,6 +68,12 @@ def test_what_stands_out_comes_first_and_is_escaped(spec: RingSpec, epochs: list
     ]
 
 
+def test_a_failure_stands_before_everything_else(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
+    tree = tree_of(run_page(spec, epochs, [], "training failed, data on worker 1: <x>"))
+    [found] = [each for each in tree.iter("section") if each.get("id") == "findings"]
+    assert words(found).startswith("Worth a look failed : training failed, data on worker 1: <x> spike at step")
+
+
 def test_there_is_a_curve_of_everything_that_was_measured(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
     tree = tree_of(run_page(spec, epochs, []))
     cards = [each for each in tree.iter("article") if each.get("class") == "card"]
