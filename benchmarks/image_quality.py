@@ -103,10 +103,10 @@ def main() -> None:
     text = f"""# The convolutional network beside scikit-learn on Fashion-MNIST
 
 The first {given.images:,} training images: {counts["train"]:,} to train on, {counts["valid"]:,} for early stopping,
-{counts["test"]:,} to test on, by a hash of their number. The network is that of `jobs/specs/vision.yaml` but for
-blocks of 16, 32 and 64 channels and a learning rate of 2e-3, {EPOCHS} epochs on one worker without augmentation; scikit-learn {sklearn.__version__} has the same scaled pixels and its own
-settings but for those that are named. {platform.machine()}, one thread. Made by
-`python -m benchmarks.image_quality FOLDER --images {given.images}`.
+{counts["test"]:,} to test on, by a hash of their number. The network is that of `jobs/specs/vision.yaml` but for blocks
+of 16, 32 and 64 channels and a learning rate of 2e-3, {EPOCHS} epochs on one worker without augmentation; scikit-learn
+{sklearn.__version__} has the same scaled pixels and its own settings but for those that are named.
+{platform.machine()}, one thread. Made by `python -m benchmarks.image_quality FOLDER --images {given.images}`.
 
 | | accuracy | log loss | seconds |
 |---|---:|---:|---:|
