@@ -11,15 +11,18 @@ from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
-from jobs.workloads import language, recommender, tabular, vision
+from jobs.workloads import gan, language, recommender, tabular, vision
 from jobs.workloads.chain import Batch
+from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.partition import Partition
 from jobs.workloads.recommender import RecommenderSpec
 from jobs.workloads.tabular import TabularSpec
 from jobs.workloads.vision import VisionSpec
 
-WorkloadSpec = Annotated[RecommenderSpec | LanguageSpec | TabularSpec | VisionSpec, Field(discriminator="kind")]
+WorkloadSpec = Annotated[
+    RecommenderSpec | LanguageSpec | TabularSpec | VisionSpec | GanSpec, Field(discriminator="kind")
+]
 S = TypeVar("S", contravariant=True)
 O = TypeVar("O", contravariant=True)  # noqa: E741  # of outputs
 
@@ -118,6 +121,7 @@ WORKLOADS: dict[str, Workload[Any, Any]] = {
     "language": language,
     "tabular": tabular,
     "vision": vision,
+    "gan": gan,
 }
 
 
