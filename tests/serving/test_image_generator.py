@@ -10,6 +10,8 @@ from PIL import Image
 
 from cluster.errors import RegistryError
 from cluster.registry import Registry
+from jobs import compress
+from jobs.spec import CompressSpec
 from jobs.version import read
 from serving.image_generator import ImageGenerator, as_png
 from tests.serving.pictures import Pictures
@@ -29,6 +31,19 @@ def test_golden_images_that_differ_are_refused_with_the_distance(pictures: Pictu
         next(content.model.parameters()).fill_(float("nan"))
     with pytest.raises(RegistryError, match=r"image 0 of seed 1 .* a pixel is nan off"):
         ImageGenerator("v7", "", content).check_golden()
+
+
+@pytest.mark.parametrize(
+    "given", [CompressSpec(), CompressSpec(method="int8_weights"), CompressSpec(method="prune", share=0.3)]
+)
+def test_a_smaller_version_makes_its_own_golden_images(given: CompressSpec, pictures: Pictures) -> None:
+    made = compress.run(pictures.spec.model_copy(update={"compress": given}), pictures.storage)
+    registry = Registry(pictures.storage, "gan")
+    parent, smaller = (
+        ImageGenerator.load(registry, version) for version in (pictures.version, made.folder.rpartition("/")[2])
+    )
+    distance = (parent.pixels(1, 20) - smaller.pixels(1, 20)).abs().max()
+    assert 0 < distance < 0.3
 
 
 @pytest.mark.parametrize(("shape", "mode"), [((1, 2, 3), "L"), ((3, 2, 3), "RGB")])

@@ -13,7 +13,7 @@ from jobs.workloads.gan import Gan, GanSpec
 from tests.jobs.workloads.example import Prepared
 from tests.jobs.workloads.prepared import prepare
 
-SPEC = GanSpec(height=8, width=8)
+SPEC = GanSpec(height=8, width=8, block_channels=(32, 16))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,9 +31,9 @@ def model(prepared: Prepared) -> Gan:
     """Trained for a few seconds by two optimizers of PyTorch's own."""
     torch.manual_seed(0)
     model = gan.build(SPEC, prepared.transform)
-    players = [torch.optim.RMSprop(part.parameters(), lr=1e-3) for part in (model.discriminator, model.generator)]
+    players = [torch.optim.RMSprop(part.parameters(), lr=2e-3) for part in (model.discriminator, model.generator)]
     pixels, number = gan.tensors(prepared.train.table)["pixels"], 0
-    for _ in range(50):
+    for _ in range(40):
         for index in torch.randperm(len(pixels)).split(64):
             turn = torch.full((len(index),), number % 2)
             batch = {"pixels": pixels[index], "key": torch.randint(2**62, (len(index),)), "turn": turn}
