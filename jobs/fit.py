@@ -186,7 +186,7 @@ def _set_up(
         lambda batch, other: workload.augment(spec.workload, batch, other),
     )
     feed = Feed(source, spec.layout, rank(), spec.seed, spec.train.batch_size, device)
-    step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs)
+    step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs, partition.turns)
     batch = None if valid is None else valid.slice(0, spec.train.batch_size)
     flops = None if batch is None else flops_a_row(spec.workload, transform, batch)
     return _Training(spec, transform, valid, feed, parted, step, Meter(parted, flops))

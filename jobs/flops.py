@@ -33,7 +33,8 @@ def flops_a_row(spec: WorkloadSpec, transform: Transform, rows: pa.Table) -> flo
     with torch.device("meta"):
         model = workload.build(spec, transform).train()
     given = {**workload.tensors(rows), **workload.draw(spec, transform, torch.Generator())}
-    given["key"] = torch.zeros(rows.num_rows, dtype=torch.int64)
+    given["key"] = given["turn"] = torch.zeros(rows.num_rows, dtype=torch.int64)
+    given = workload.augment(spec, given, lambda: given)
     batch = {name: value.to("meta") for name, value in given.items()}
     counter = FlopCounterMode(display=False)
     try:

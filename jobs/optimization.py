@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,12 +13,20 @@ from jobs.spec import OptimizerSpec, TrainSpec
 
 LAST_SHARE = 0.01
 """Of the first learning rate, where `exponential` ends."""
+RATE_FACTOR = "rate_factor"
+"""Of a parameter group: what its learning rate is multiplied by."""
 
 
-def build_optimizer(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> Optimizer:
-    """The optimizer of a spec; the schedule sets its learning rate before each step."""
+def build_optimizer(
+    spec: OptimizerSpec, parameters: Iterable[Tensor], factors: Mapping[Tensor, float] | None = None
+) -> Optimizer:
+    """The optimizer of a spec; the schedule sets its learning rate before each step.
+
+    Args:
+        factors: what the learning rate of some parameters is multiplied by.
+    """
     rate = spec.learning_rate
-    groups = _alike(spec, parameters)
+    groups = _alike(spec, parameters, factors or {})
     match spec.name:
         case "adamw":
             return AdamW(groups, lr=rate)
@@ -30,14 +38,17 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> Optimi
             return SGD(groups, lr=rate, momentum=spec.momentum)
 
 
-def _alike(spec: OptimizerSpec, parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Parameters that decay alike, by the mesh they lie on: an optimizer moves those of a group together, which have
-    to lie alike."""
-    groups: dict[tuple[object, float], list[Tensor]] = defaultdict(list)
+def _alike(spec: OptimizerSpec, parameters: Iterable[Tensor], factors: Mapping[Tensor, float]) -> list[dict[str, Any]]:
+    """Parameters that decay and move alike, by the mesh they lie on: an optimizer moves those of a group together,
+    which have to lie alike."""
+    groups: dict[tuple[object, float, float], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         decay = spec.weight_decay if spec.decays == "all" or parameter.ndim > 1 else 0.0
-        groups[parameter.device_mesh if isinstance(parameter, DTensor) else None, decay].append(parameter)
-    return [{"params": group, "weight_decay": decay} for (_, decay), group in groups.items()]
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups[mesh, decay, factors.get(parameter, 1.0)].append(parameter)
+    return [
+        {"params": group, "weight_decay": decay, RATE_FACTOR: factor} for (_, decay, factor), group in groups.items()
+    ]
 
 
 def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
@@ -63,6 +74,6 @@ def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every parameter group this rate."""
+    """Give every parameter group this rate, times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_FACTOR, 1.0)

@@ -22,7 +22,7 @@ from cluster.reservation import PlacedTrainer, check_room
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs import version
-from jobs.anomalies import Watch
+from jobs.anomalies import OF_FALLING_LOSS, Watch
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
@@ -143,7 +143,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     spec = parse(RingSpec, settings["spec"], "the driver's spec")
     log = RunLog(storage, checkpoints.folder)
-    watch = Watch(spec.train.early_stopping, WORKLOADS[spec.workload.kind].lower_is_better)
+    workload = WORKLOADS[spec.workload.kind]
+    untold = OF_FALLING_LOSS if workload.partition(spec.workload).turns else ()
+    watch = Watch(spec.train.early_stopping, workload.lower_is_better, untold)
     places = all_of(str(ray.get_runtime_context().get_node_id()))
     if is_first:
         log.add_places(places)

@@ -29,7 +29,7 @@ from cluster.lifecycle import connected
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
-from serving import language, predict, recommender
+from serving import images, language, predict, recommender
 from serving.ask import Question, ask
 from serving.release import release_id
 
@@ -53,6 +53,7 @@ APPLICATIONS: dict[str, Application] = {
     "tabular": predict,
     "text": predict,
     "vision": predict,
+    "gan": images,
 }
 """By the kind of workload, each of which has one."""
 

@@ -15,6 +15,16 @@ begins with `column` layers and needs all positions, `embedding` makes positions
 
 
 @dataclass(frozen=True)
+class Turn:
+    """The weights that a step moves where players take turns; each player has optimizer state of its own."""
+
+    module: str
+    """Whose weights they are."""
+    rate_factor: float = 1.0
+    """Of the learning rate."""
+
+
+@dataclass(frozen=True)
 class Partition:
     """What each axis has to know of a model. Patterns are module paths as fnmatch takes them: `layer*.attention.key`.
 
@@ -36,3 +46,9 @@ class Partition:
     """The modules without weights through which positions see each other; see `jobs.parallel.context`."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Layout keys that make no sense for this model, each with the reason."""
+    turns: tuple[Turn, ...] = ()
+    """What the steps move, one after another and over again; each weight is in one of them. None: each step moves all.
+
+    The batch then has `turn` [rows] int64, which of them it is, for the loss. All weights take part in every step's
+    computation, so that every layout sees the same one, and the gradients of those that stay are dropped.
+    """

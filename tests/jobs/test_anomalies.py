@@ -14,7 +14,7 @@ import torch
 
 from cluster.storage import Storage
 from jobs import prepare
-from jobs.anomalies import Anomaly, Watch
+from jobs.anomalies import OF_FALLING_LOSS, Anomaly, Watch
 from jobs.examples import digits, write_changed
 from jobs.fit import EpochReport, fit
 from jobs.lineage import prepared_folder
@@ -180,7 +180,7 @@ def test_one_value_that_is_not_finite_is_found_with_its_step(
         before = sum(calls)
         calls.append(rows.num_rows)
         for place in range(rows.num_rows):
-            if before + place == 12 * batch_size:  # the first row of step 13
+            if before + place == 13 * batch_size:  # the first row of step 13: a batch is looked at before the first one
                 batch["pixels"][place, 3] = torch.nan
         return batch
 
@@ -237,3 +237,12 @@ def test_every_step_has_its_loss(ring: tuple[RingSpec, Storage]) -> None:
     for report in reports:
         assert len(report.step_losses) == report.num_steps // report.num_epochs
         assert float(np.mean(report.step_losses)) == pytest.approx(report.loss, rel=0.02)  # the last step is smaller
+
+
+def test_where_players_take_turns_a_loss_that_rises_says_nothing_and_one_that_is_no_number_does() -> None:
+    watch = Watch(RULE, frozenset(), OF_FALLING_LOSS)
+    rising = epochs([1.0, 1.5, 2.0], [0.5, 0.5, 0.5], num_epochs=3)
+    assert "under-fit" in {anomaly.kind for anomaly in seen(rising)}
+    assert [anomaly for report in rising for anomaly in watch.see(report)] == []
+    [found] = watch.see(replace(ONE, step=21, loss=math.nan, step_losses=(math.nan,)))
+    assert found.kind == "divergence"

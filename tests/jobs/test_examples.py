@@ -110,5 +110,5 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(
 def test_wrong_arguments_end_with_the_usage_and_code_2(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.examples", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    usage = "rayline: usage: python -m jobs.examples tabular|flights|vision|language STORAGE\n"
+    usage = "rayline: usage: python -m jobs.examples tabular|flights|vision|gan|language STORAGE\n"
     assert (done.returncode, done.stderr) == (2, usage)

@@ -130,6 +130,17 @@ def test_where_matrices_alone_decay_a_bias_is_pulled_nowhere(name: str) -> None:
     assert matrix.max() < 1
 
 
+def test_a_factor_is_of_its_parameter_alone_at_every_rate() -> None:
+    slow, fast = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    spec = OptimizerSpec(name="sgd", learning_rate=1.0, weight_decay=0, momentum=0)
+    optimizer = build_optimizer(spec, [slow, fast], {fast: 4.0})
+    set_learning_rate(optimizer, 0.01)
+    for weight in slow, fast:
+        weight.grad = torch.ones(3)
+    optimizer.step()
+    assert (slow.tolist(), fast.tolist()) == (pytest.approx([-0.01] * 3), pytest.approx([-0.04] * 3))
+
+
 def test_a_step_of_sgd_follows_the_rate_that_was_set() -> None:
     x = torch.zeros(3, requires_grad=True)
     optimizer = build_optimizer(OptimizerSpec(name="sgd", learning_rate=1.0, weight_decay=0, momentum=0), [x])

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from cluster.layout import Layout
+from cluster.storage import Storage
+from jobs.moving_average import averages_as_weights
+from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
+from jobs.parallel.checkpoint_writer import CheckpointWriter
 from jobs.parallel.collectives import rank
 from jobs.parallel.feed import Feed, StepRows
 from jobs.parallel.parted import Parted, part
 from jobs.parallel.precision import FIRST_LOSS_SCALE
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 from jobs.training_step import TrainingStep
+from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Batch
 from jobs.workloads.partition import Partition
 from tests.jobs.parallel.training import BATCH_SIZE, CPU, sample, source
@@ -170,3 +175,85 @@ def test_weights_that_sequence_peers_share_get_the_sum_of_their_gradients_though
     run_together(2, partial(train_without_norms, layout=layout), tmp_path)
     expected, found = (torch.load(tmp_path / f"{given.line()} 0.pt") for given in (Layout(), layout))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+PLAYERS = "gan_float64"
+TURNS = WORKLOADS["gan"].partition(sample(PLAYERS).spec).turns
+ADAM = TrainSpec(
+    optimizer=OptimizerSpec(name="adam", learning_rate=0.01, weight_decay=0),
+    schedule="constant",
+    max_gradient_norm=0.05,
+    ema_decay=0.9,
+    early_stopping=EarlyStoppingSpec(metric="loss"),
+)
+
+
+def play(model: Parted, step: TrainingStep, first: int, end: int) -> None:
+    """These steps of the players."""
+    feed = Feed(source(sample(PLAYERS)), model.layout, rank(), 0, BATCH_SIZE, CPU)
+    for number in range(first, end):
+        rows = feed.epoch(*divmod(number, feed.steps_an_epoch))
+        step(next(rows), number, wants_norm=False)
+        rows.close()
+
+
+def test_players_in_turn_are_pytorchs_own_two_optimizers_each_clipped_by_itself() -> None:
+    """Losses are those of Goodfellow et al. (2014) by PyTorch's cross entropy, gradients of the player's alone."""
+    ours, theirs = (sample_parted(sample(PLAYERS), Layout()) for _ in range(2))
+    gan = theirs.model
+    networks = {name: list(gan.get_submodule(name).parameters()) for name in ("discriminator", "generator")}
+    rates = {"discriminator": 0.02, "generator": 0.01}
+    optimizers = {name: torch.optim.Adam(weights, rates[name]) for name, weights in networks.items()}
+    feed = Feed(source(sample(PLAYERS)), Layout(), 0, 0, BATCH_SIZE, CPU)
+    step = TrainingStep(ADAM, ours, 5, TURNS)
+    for number, rows in enumerate(feed.epoch(0, 0)):
+        (batch,) = rows.passes
+        result = step(rows, number, wants_norm=True)
+        player = ("discriminator", "generator")[number % 2]
+        scores, ones = gan(batch), torch.ones(len(batch["weight"]), dtype=torch.float64)
+        entropy = nn.BCEWithLogitsLoss(batch["weight"] / rows.num_rows, reduction="sum")
+        if player == "discriminator":
+            loss = entropy(scores[:, 0], ones) + entropy(scores[:, 1], 0 * ones)
+        else:
+            loss = entropy(scores[:, 1], ones)
+        for weight, grad in zip(networks[player], torch.autograd.grad(loss, networks[player]), strict=True):
+            weight.grad = grad
+        norm = clip_grad_norm_(networks[player], 0.05)
+        optimizers[player].step()
+        assert result.gradient_norm is not None
+        assert float(result.gradient_norm) == pytest.approx(float(norm))
+        assert norm > 0.05
+        assert float(result.summed_loss) / rows.num_rows == pytest.approx(loss.item())
+    assert number == 4
+    torch.testing.assert_close(ours.model.state_dict(), gan.state_dict(), rtol=1e-6, atol=1e-7)
+
+
+def begin_play(folder: Path, layout: Layout, checkpoints: Checkpoints, stopped_at: int) -> None:
+    model = sample_parted(sample(PLAYERS), layout)
+    step = TrainingStep(ADAM, model, NUM_STEPS, TURNS)
+    play(model, step, 0, stopped_at)
+    with CheckpointWriter(checkpoints, 1, Origin("", "")) as writer:
+        writer.save(model.model, step.optimizer, Progress(step=stopped_at))
+
+
+@pytest.mark.parametrize(("layout", "stopped_at"), [(Layout(), 1), (Layout(), 4), (Layout(shard=2), 3)])
+def test_players_that_were_stopped_after_a_turn_go_on_with_the_next(
+    layout: Layout, stopped_at: int, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(Storage(str(tmp_path / "storage")), "checkpoints/gan")
+    work = partial(begin_play, layout=layout, checkpoints=checkpoints, stopped_at=stopped_at)
+    if layout.num_workers > 1:
+        run_together(layout.num_workers, work, tmp_path)
+    else:
+        work(tmp_path)
+    undisturbed, resumed = (sample_parted(sample(PLAYERS), Layout()) for _ in range(2))
+    steps = [TrainingStep(ADAM, model, NUM_STEPS, TURNS) for model in (undisturbed, resumed)]
+    play(undisturbed, steps[0], 0, 7)
+    first = checkpoints.load(stopped_at, resumed.model, steps[1].optimizer).step
+    play(resumed, steps[1], first, 7)
+    exact = {"rtol": 0.0, "atol": 0.0} if layout.num_workers == 1 else {"rtol": 1e-6, "atol": 1e-9}
+    torch.testing.assert_close(resumed.model.state_dict(), undisturbed.model.state_dict(), **exact)
+    before = {name: value.clone() for name, value in resumed.model.state_dict().items()}
+    with averages_as_weights(steps[0].optimizer), averages_as_weights(steps[1].optimizer):
+        torch.testing.assert_close(resumed.model.state_dict(), undisturbed.model.state_dict(), **exact)
+        assert not torch.equal(resumed.model.state_dict()["generator.first.weight"], before["generator.first.weight"])

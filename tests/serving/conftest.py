@@ -23,6 +23,7 @@ from serving.feedback import FeedbackLog
 from serving.language_model import LanguageModel
 from serving.recommendation import Recommendations
 from serving.recommender import web
+from tests.serving import pictures as gan_pictures
 from tests.serving import tables, texts
 
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 30, 60, 900
@@ -140,6 +141,12 @@ def published_texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, 
 def language_model(published_texts: tuple[Storage, RingSpec, str]) -> LanguageModel:
     storage, spec, version = published_texts
     return LanguageModel.load(Registry(storage, spec.name), version)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> gan_pictures.Pictures:
+    """A published GAN."""
+    return gan_pictures.publish(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ CASES = {
     # A ReLU's gradient jumps at 0. Of the half million activations of a step in float32 one may lie so near to it that
     # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.
     "vision_float64": [*ANY_MODEL, *CHAINS],
+    "gan_float64": ANY_MODEL,
     "recommender": [layout for layout in ANY_MODEL if "recompute" not in layout],
     "tabular_augmented": [{"replicate": 2}],
     "vision_float64_augmented": [{"pipeline": 2, "micro_batches": 4, "accumulation": 2}],

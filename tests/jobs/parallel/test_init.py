@@ -16,7 +16,8 @@ from cluster.errors import SpecError
 from cluster.layout import Layout
 from jobs.parallel import STRATEGIES, check
 from jobs.parallel.pipeline import ONE_STAGE_A_WORKER, SCHEDULES, num_stages, stages_of
-from jobs.workloads import language, recommender, tabular, vision
+from jobs.workloads import gan, language, recommender, tabular, vision
+from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.partition import Partition
 from jobs.workloads.recommender import RecommenderSpec
@@ -30,6 +31,7 @@ REFUSING = {
     "tabular": tabular.partition(TabularSpec(label="label", numeric=("a",))),
     "vision": vision.partition(VisionSpec(height=8, width=8)),
     "recommender": recommender.partition(RecommenderSpec()),
+    "gan": gan.partition(GanSpec(height=8, width=8)),
 }
 OTHER_VALUE: dict[str, Any] = {"tensor": 2, "pipeline": 2, "context": 2, "sequence_parallel": True, "recompute": True}
 

@@ -23,6 +23,7 @@ from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 from jobs.training_step import TrainingStep
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Batch
+from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.recommender import RecommenderSpec
 from jobs.workloads.tabular import TabularSpec
@@ -135,6 +136,13 @@ def text() -> Sample:
     return fitted("text", spec, {"id": [str(n) for n in range(NUM_ROWS)], "text": texts, "label": labels.astype(str)})
 
 
+def gan() -> Sample:
+    images = np.random.default_rng(0).random((NUM_ROWS, 64))
+    spec = GanSpec(height=8, width=8, noise_dim=4, block_channels=(8, 8), discriminator_rate=2)
+    events = {"id": [str(n) for n in range(NUM_ROWS)], "image": pa.array(list(images))}
+    return fitted("gan", spec, events)
+
+
 def augmenting(given: Sample, **augment: Any) -> Sample:
     """The same with a spec that has training change rows by chance."""
     return replace(given, spec=type(given.spec).model_validate(given.spec.model_dump() | {"augment": augment}))
@@ -146,6 +154,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "text": text,
     "vision": vision,
     "vision_float64": lambda: replace(vision(), dtype=torch.float64),
+    "gan_float64": lambda: replace(gan(), dtype=torch.float64),
     "language": language,
     "language_tied": lambda: language(tie_embeddings=True),
     "language_qwen": lambda: language(qkv_bias=True, qk_norm=True, head_dim=12),
@@ -192,7 +201,8 @@ def parted(given: Sample, layout: Layout, device: torch.device = CPU) -> Parted:
 def curve(given: Sample, layout: Layout, optimizer: str, feed: Feed | None = None, device: torch.device = CPU) -> Curve:
     """Train for `NUM_STEPS` as one worker of the layout."""
     model = parted(given, layout, device)
-    step = TrainingStep(train_spec(optimizer), model, NUM_STEPS)
+    turns = WORKLOADS[given.kind].partition(given.spec).turns
+    step = TrainingStep(train_spec(optimizer), model, NUM_STEPS, turns)
     feed = feed or Feed(source(given), layout, rank(), 0, BATCH_SIZE, device)
     found = Curve([], [])
     for epoch in range(NUM_STEPS // feed.steps_an_epoch):

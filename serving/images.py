@@ -1,0 +1,90 @@
+"""images: new images like those that a GAN was trained on.
+
+GET  /health     which version answers, and how good it is
+POST /generate   a seed and how many -> PNG files in base64; the same seed always makes the same ones
+"""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from ray import serve
+
+from cluster.registry import Registry
+from cluster.storage import Storage
+from jobs.spec import RingSpec
+from serving.ask import Question
+from serving.endpoint import Body, Health, deployed, endpoint
+from serving.image_generator import ImageGenerator
+from serving.release import release_id
+
+MAX_SEED = 2**31 - 1
+MAX_IMAGES = 64
+
+
+class GenerateRequest(Body):
+    """Which images."""
+
+    seed: int = Field(ge=0, le=MAX_SEED, examples=[1])
+    """The same one makes the same images."""
+    num_images: int = Field(1, ge=1, le=MAX_IMAGES)
+    """The first ones of a seed are the same however many are asked for."""
+
+
+class Generated(BaseModel):
+    """The images."""
+
+    version: str
+    images: list[str]
+    """PNG files in base64."""
+
+
+def web(generator: ImageGenerator, max_body_bytes: int, release: str) -> FastAPI:
+    """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
+    health = Health(
+        version=generator.version,
+        release=release,
+        created_at=generator.created_at,
+        metrics=generator.metrics,
+    )
+    description = f"Images by version `{generator.version}`."
+    application = endpoint(generator.spec.name, description, health, max_body_bytes)
+
+    @application.post("/generate")
+    async def generate(request: GenerateRequest) -> Generated:
+        """The first images of a seed."""
+        # In a thread, because a Serve replica answers its health checks on this very loop.
+        files = await asyncio.to_thread(generator.images, request.seed, request.num_images)
+        return Generated(version=generator.version, images=[b64encode(file).decode() for file in files])
+
+    return application
+
+
+def build(spec: RingSpec, storage: Storage) -> serve.Application:
+    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+
+    Raises:
+        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
+    """
+    registry = Registry(storage, spec.name)
+    version = registry.resolve(spec.serving.version)
+    ImageGenerator.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
+    release = release_id(spec, version)
+
+    def application() -> FastAPI:
+        return web(ImageGenerator.load(registry, version), spec.serving.max_body_bytes, release)
+
+    return deployed(spec, application)
+
+
+def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Three that show what it can do: health, one image, and several."""
+    registry = Registry(storage, spec.name)
+    ImageGenerator.load(registry, registry.resolve(spec.serving.version))
+    return (
+        Question("health", "/health"),
+        Question("one image", "/generate", {"seed": 1}),
+        Question("four images", "/generate", {"seed": 2, "num_images": 4}),
+    )
