@@ -12,6 +12,7 @@ from jobs.features.columns import check_rows, rename
 from jobs.features.split import SplitSpec, TrainRows, split_by_hash
 from jobs.features.transform import Transform
 from jobs.workloads import WORKLOADS, event_keys
+from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.tabular import TabularSpec
 from jobs.workloads.text import TextSpec
@@ -25,7 +26,9 @@ SPECS: dict[str, Any] = {
         num_layers=1, hidden_dim=16, num_heads=2, feed_forward_dim=16, context_length=8, tokenizer="bytes", dropout=0.0
     ),
     "vision": VisionSpec(height=4, width=4, block_channels=(4, 8)),
+    "gan": GanSpec(height=4, width=4, noise_dim=4, block_channels=(8, 4)),
 }
+IMAGES = [[float((n + place) % 7) for place in range(16)] for n in range(40)]
 RAW = {
     "language": pa.table({"document": [f"d{n}" for n in range(40)], "text": ["some text, long enough"] * 40}),
     "tabular": pa.table(
@@ -46,10 +49,11 @@ RAW = {
     "vision": pa.table(
         {
             "id": [str(n) for n in range(40)],
-            "image": [[float((n + place) % 7) for place in range(16)] for n in range(40)],
+            "image": IMAGES,
             "label": ["even", "odd"] * 20,
         }
     ),
+    "gan": pa.table({"id": [str(n) for n in range(40)], "image": IMAGES}),
 }
 
 

@@ -43,7 +43,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", AUGMENTS)
 def test_training_changes_rows_by_chance_only_where_the_spec_says_so_and_no_answers(kind: str) -> None:
     workload, spec = WORKLOADS[kind], SPECS[kind]
     train = prepare(RAW[kind], spec).train.table
@@ -94,8 +94,7 @@ def test_a_partition_speaks_of_modules_and_links_that_are_there(kind: str) -> No
     workload, spec = WORKLOADS[kind], SPECS[kind]
     model = workload.build(spec, prepare(RAW[kind], spec).transform)
     partition = workload.partition(spec)
-    assert isinstance(model, Chain)
-    assert partition.num_links == len(model)
+    assert partition.num_links == (len(model) if isinstance(model, Chain) else 1)
     paths = [path for path, _ in model.named_modules()]
     for pattern in (*partition.units, *partition.tensor):
         parts = pattern.split(".")
