@@ -26,7 +26,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 
 from cluster.lifecycle import connected
-from cluster.registry import CHAMPION, Registry
 from cluster.storage import Storage
 from jobs import prepare, train
 from jobs.prepared import read_split
@@ -96,9 +95,8 @@ def main() -> None:
     prepared = prepare.run(spec, storage).folder
     began = time.monotonic()
     with connected():
-        train.run(spec, storage)
+        version = train.run(spec, storage).folder.rsplit("/", 1)[1]
     trained_s = time.monotonic() - began
-    version = Registry(storage, spec.name).resolve(CHAMPION)
     metrics = json.loads(storage.read(f"models/{spec.name}/{version}/metrics.json"))
     (accuracy, loss), fitted_s = rival(storage, prepared)
     table = [("the encoder", metrics["test"]["accuracy"], metrics["test"]["log_loss"], trained_s)]
