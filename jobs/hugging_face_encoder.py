@@ -35,6 +35,16 @@ ONLY: dict[str, tuple[Any, str]] = {
     "quantization_config": (None, "weights have to be plain floats"),
 }
 """Keys that change what a model computes, with the only value that ours has, and why."""
+IGNORED = frozenset(
+    {
+        *("model_type", "architectures", "transformers_version", "_name_or_path", "torch_dtype", "dtype"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache", "gradient_checkpointing"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "tie_word_embeddings"),
+        *("id2label", "label2id", "num_labels", "return_dict", "output_hidden_states", "output_attentions"),
+        *("chunk_size_feed_forward", "cross_attention_hidden_size", "problem_type"),
+    }
+)
+"""Keys that change nothing of what a trained model computes for a given text."""
 LINKS = {
     "embedding.token": "bert.embeddings.word_embeddings",
     "embedding.position": "bert.embeddings.position_embeddings",
@@ -66,6 +76,12 @@ def spec_of(config: Mapping[str, Any], source: str) -> EncoderSpec:
     for key, (only, why) in ONLY.items():
         if config.get(key, only) not in (only, None):
             raise DataError(f"{source}: {key}={config[key]} is not supported, {why}; only {key}={only} is")
+    unknown = [key for key in config if key not in ONLY and key not in KEYS and key not in IGNORED]
+    if unknown:
+        raise DataError(
+            f"{source}: the key {unknown[0]}={config[unknown[0]]} is unknown here, so the model may compute something "
+            "else than ours; remove it where it is known to change nothing"
+        )
     given = DEFAULTS | {key: value for key, value in config.items() if value is not None}
     missing = [key for key in KEYS if key not in given]
     if missing:

@@ -1,7 +1,12 @@
 """The device mesh of a layout: which ranks are peers on which axis."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from cluster.layout import AXES, Layout
@@ -19,9 +24,21 @@ def open_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
     if not axes:
         return None
     mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+    groups = mesh.get_all_groups()
     if layout.shard > 1 and layout.context > 1:
-        mesh["shard", "context"]._flatten(SHARDED)
+        groups.append(mesh["shard", "context"]._flatten(SHARDED).get_group())
+    _let_wait_as_all(groups, torch.device(device_type))
     return mesh
+
+
+def _let_wait_as_all(groups: Sequence[ProcessGroup], device: torch.device) -> None:
+    """Let groups of some workers wait no longer than the group of all does; torch gives them half an hour."""
+    world: Any = dist.group.WORLD
+    options = getattr(world._get_backend(device), "options", None)
+    for group in groups:
+        backend: Any = group._get_backend(device)
+        if options is not None and hasattr(backend, "_set_default_timeout"):
+            backend._set_default_timeout(options._timeout)
 
 
 def data_mesh(layout: Layout, mesh: DeviceMesh) -> DeviceMesh | None:

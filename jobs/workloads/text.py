@@ -174,9 +174,10 @@ def baselines(spec: TextSpec, transform: Transform, train: TrainRows, rows: pa.T
     there = known["is_there"] & (known["token"] != START)
     counts.index_put_((classes[there], known["token"][there]), torch.ones((), dtype=torch.float64), accumulate=True)
     prior = torch.bincount(known[classification.CLASS], minlength=num_classes).double()
-    of_token = (counts / counts.sum(1, keepdim=True)).log()[:, asked["token"]]  # [classes, rows, positions]
+    of_token = (counts / counts.sum(1, keepdim=True)).log().T  # [tokens, classes]
     seen = asked["is_there"] & (asked["token"] != START)
-    logits = (of_token * seen).sum(-1).T + (prior / prior.sum()).log()
+    summed = [of_token[row[there]].sum(0) for row, there in zip(asked["token"], seen, strict=True)]
+    logits = torch.stack(summed) + (prior / prior.sum()).log()
     return {
         "class_shares": classification.class_shares(train, rows),
         "naive_bayes": classification.scores(logits.softmax(-1), asked[classification.CLASS]),

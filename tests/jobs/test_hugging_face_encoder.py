@@ -142,6 +142,7 @@ def test_folders_of_pre_trained_models_give_all_but_the_head(tmp_path: Path, kin
         ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key is not supported, our"),
         ({"is_decoder": True}, "is_decoder=True is not supported, ours reads a text from both sides"),
         ({"type_vocab_size": 1}, "type_vocab_size=1 is not supported, ours has the two types"),
+        ({"use_bidirectional": False}, "the key use_bidirectional=False is unknown here, so the model may compute"),
         ({"hidden_act": "gelu_new"}, "in our words.*gelu_new"),
         ({"hidden_size": None}, "hidden_size missing; without it the model is not known"),
     ],

@@ -1,12 +1,18 @@
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cluster.layout import AXES, Layout
 from jobs.parallel.mesh import data_mesh, num_averaged, open_mesh, sharding_axis
+from tests.jobs.parallel.workers import run_together
 
 LAYOUTS = [
     Layout(tensor=3),
@@ -86,3 +92,23 @@ def test_weights_are_sharded_over_all_peers_that_see_other_rows_or_positions(lay
 @on_any_layout
 def test_gradients_are_averaged_over_as_many_workers_as_see_other_rows_or_positions(layout: Layout) -> None:
     assert num_averaged(layout) == len(peers(layout, 0, "replicate", "shard", "context"))
+
+
+def write_how_long(folder: Path) -> None:
+    """How long the first worker waits between shards for one that does not come, where all wait two seconds."""
+    world: Any = dist.group.WORLD
+    world._get_backend(torch.device("cpu")).options._timeout = timedelta(seconds=2)
+    mesh = open_mesh(Layout(shard=2, tensor=2), "cpu")
+    assert mesh is not None
+    began = time.monotonic()
+    if dist.get_rank() == 2:
+        time.sleep(8)
+    elif dist.get_rank() == 0:
+        with pytest.raises(RuntimeError, match=r"[Tt]imed out|closed"):
+            dist.all_reduce(torch.ones(1), group=mesh["shard"].get_group())
+        (folder / "waited").write_text(str(time.monotonic() - began))
+
+
+def test_peers_wait_for_each_other_as_long_as_all_workers_do(tmp_path: Path) -> None:
+    run_together(4, write_how_long, tmp_path)
+    assert 1.5 < float((tmp_path / "waited").read_text()) < 7
