@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,9 @@ from cluster.storage import Storage
 from jobs.parallel.checkpoint import Checkpoints, Origin, Progress, storage_errors
 from jobs.parallel.checkpoint_state import training_state
 from jobs.parallel.collectives import done_by_first
+
+LAST_WRITE_S = 20
+"""How long a write may still take after training has failed."""
 
 
 class CheckpointWriter:
@@ -60,7 +63,14 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the last write; an error of training itself goes before one of that write."""
+        """Wait for the last write; an error of training itself goes before one of that write.
+
+        After such an error the write may wait for a worker that will never come, so it is not waited for much longer.
+        """
+        if error is not None and self._writing and not wait([self._writing], LAST_WRITE_S).done:
+            error.add_note(f"the newest checkpoint was not written within {LAST_WRITE_S} s")
+            self._thread.shutdown(wait=False)
+            return
         try:
             self._wait()
         except Exception as late:
