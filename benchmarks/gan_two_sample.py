@@ -106,7 +106,8 @@ unbiased, with a Gaussian kernel (Gretton et al., 2012): 0 if they are alike, an
 covariance of the training images. `training images` are real ones chosen at random, as many as there are test
 images: the best that can be hoped for.
 Mean of {options.seeds} seeds (lowest to highest); to train took {statistics.mean(took for _, took in runs):.0f} s each.
-{platform.machine()} with Python {platform.python_version()}. Made by `python benchmarks/gan_two_sample.py --seeds {options.seeds}`.
+{platform.machine()} with Python {platform.python_version()}.
+Made by `python benchmarks/gan_two_sample.py --seeds {options.seeds}`.
 
 {chr(10).join(lines)}
 """
