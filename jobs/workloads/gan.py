@@ -138,8 +138,7 @@ class Gan(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The logits of each row's image, and of the one made of its noise [rows, 2]."""
         images = torch.cat([batch["pixels"], self.generator(batch["noise"])])
-        logits: Tensor = self.discriminator(images).view(2, -1).T
-        return logits
+        return torch.cat(self.discriminator(images).chunk(2), dim=1)
 
 
 def build(spec: GanSpec, transform: Transform) -> Gan:

@@ -37,7 +37,7 @@ class ImageGenerator(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """[rows, noise_dim] -> pixels from 0 to 1 [rows, channels * height * width]."""
         hidden = self.first_norm(self.first(noise).unflatten(1, self.first_shape)).relu()
-        pixels: Tensor = self.blocks(hidden).sigmoid().flatten(1)
+        pixels: Tensor = self.blocks(hidden).flatten(1).sigmoid()  # no view at the end, of which FSDP2 would warn
         return pixels
 
 
@@ -57,9 +57,9 @@ class Discriminator(nn.Module):
         self.output = nn.Linear(block_channels[-1] * (height // times) * (width // times), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels from 0 to 1 [rows, channels * height * width] -> logits [rows]."""
+        """Pixels from 0 to 1 [rows, channels * height * width] -> logits [rows, 1]."""
         images = 2 * pixels.unflatten(1, self.shape) - 1
-        logits: Tensor = self.output(self.blocks(images).flatten(1)).squeeze(1)
+        logits: Tensor = self.output(self.blocks(images).flatten(1))
         return logits
 
 

@@ -12,7 +12,7 @@ def test_noise_becomes_an_image_and_that_a_number(shape: tuple[int, int, int], c
     pixels = ImageGenerator(5, channels, shape)(torch.randn(7, 5))
     assert pixels.shape == (7, shape[0] * shape[1] * shape[2])
     assert 0 <= pixels.min() < pixels.max() <= 1
-    assert Discriminator(channels[::-1], shape)(pixels).shape == (7,)
+    assert Discriminator(channels[::-1], shape)(pixels).shape == (7, 1)
 
 
 def test_a_row_is_computed_as_if_it_were_alone() -> None:
