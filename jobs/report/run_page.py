@@ -32,7 +32,7 @@ OTHERS: dict[str, Callable[[EpochReport], float | None]] = {
     "TFLOP/s": _used(lambda usage: usage.flops_per_s and usage.flops_per_s / 1e12),
     "MFU": _used(lambda usage: usage.mfu),
     "share of time without rows": lambda report: report.stall,
-    "share of time with messages": _used(lambda usage: usage.communication),
+    "share of time with messages": _used(lambda usage: usage.communication if len(usage.peak_bytes) > 1 else None),
     "peak memory of a worker, GiB": _used(lambda usage: max(usage.peak_bytes) / 2**30),
 }
 """Curves besides those of losses and metrics; one of which there is no value is not drawn."""
