@@ -18,7 +18,7 @@ def test_each_name_is_torchs_own(name: Activation) -> None:
     assert torch.equal(ACTIVATIONS[name](values), MODULES[name]()(values))
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", [kind for kind, spec in SPECS.items() if "activation" in type(spec).model_fields])
 def test_every_activation_gives_the_same_weights_another_answer(kind: str) -> None:
     workload, prepared = WORKLOADS[kind], prepare(RAW[kind], SPECS[kind])
     batch = {**workload.tensors(prepared.train.table.slice(0, 4)), "key": torch.arange(4)}
