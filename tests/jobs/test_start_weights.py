@@ -56,7 +56,7 @@ def test_another_kind_of_model_is_refused(ring: tuple[RingSpec, Storage, str]) -
     with pytest.raises(SpecError, match=r"version .* of 'before' is a vision model, workload\.kind=language"):
         start.check(text, transform, frozenset())
     with pytest.raises(
-        SpecError, match="folders are read for the transformers of language and text, this model is vision"
+        SpecError, match="read for the transformers of language and text, this model is vision"
     ):
         FromFolder("hub").check(spec, transform, frozenset())
 
