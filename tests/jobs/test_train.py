@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import time
@@ -248,20 +247,3 @@ def test_plan_says_what_would_be_trained_and_writes_nothing(ring: Ring) -> None:
     assert "train: run from the start (first run)" in planned
     assert "2 workers (replicate=2), global batch 64, at most 4 epochs" in planned
     assert not ring.storage.exists("checkpoints")
-
-
-@pytest.mark.ray
-def test_a_worker_without_memory_is_named_in_the_log_and_on_the_page(prepared_ring: Ring, cluster: Cluster) -> None:
-    given = (*LONG, "train.max_failures=0", "seed=3")
-    process = prepared_ring.start("jobs.train", *given)
-    checkpoints = checkpoints_of(prepared_ring, *given)
-    while not checkpoints.steps():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    no_more = (2**20, 2**20)  # of the address space, so that the next larger allocation fails
-    resource.prlimit(pids_of_train_workers()[-1], resource.RLIMIT_AS, no_more)
-    output, _ = process.communicate(timeout=150)
-    assert process.returncode == 2, output
-    assert "training failed, out of memory on worker" in output
-    page = Path(prepared_ring.storage.path(f"{checkpoints.folder}/report.html")).read_text()
-    assert "<b>failed</b>: training failed, out of memory on worker" in page

@@ -103,17 +103,6 @@ def test_a_search_leaves_only_its_plan(prepared_ring: Ring, found: Plan) -> None
 
 
 @pytest.mark.ray
-def test_a_trial_on_a_layout_comes_to_what_it_comes_to_in_one_process(prepared_ring: Ring, cluster: Cluster) -> None:
-    on_layout = ("tune.workers=layout", "layout={shard: 2}", "placement.cpus_per_worker=0.5")
-    (trial,) = searched(prepared_ring, *SEARCH, "tune.num_trials=1", "tune.num_epochs=1", *on_layout).trials
-    wait_until_free()
-    alone = with_values(prepared_ring.spec(*SEARCH, "layout={}"), {**trial.values, "train.num_epochs": 1})
-    storage, epochs = prepared_ring.storage, list[EpochReport]()
-    fit(alone, storage, prepared_folder(alone, storage), None, epochs.append)
-    assert trial.best == pytest.approx(epochs[0].metrics["ndcg_at_10"], abs=1e-3)
-
-
-@pytest.mark.ray
 def test_a_changed_space_is_named_as_the_reason(prepared_ring: Ring, found: Plan) -> None:
     changed = prepared_ring.spec(*SEARCH, "tune.space={train.batch_size: [64, 256]}")
     planned = tune.plan(changed, prepared_ring.storage)
@@ -179,6 +168,17 @@ def test_a_killed_search_holds_nothing_and_the_next_run_completes(prepared_ring:
     wait_until_free()
     assert plan_of(prepared_ring, *search, *long) is None
     assert len(searched(prepared_ring, *search, "tune.num_trials=2").trials) == 2
+
+
+@pytest.mark.ray
+def test_a_trial_on_a_layout_comes_to_what_it_comes_to_in_one_process(prepared_ring: Ring, cluster: Cluster) -> None:
+    on_layout = ("tune.workers=layout", "layout={shard: 2}", "placement.cpus_per_worker=0.5")
+    (trial,) = searched(prepared_ring, *SEARCH, "tune.num_trials=1", "tune.num_epochs=1", *on_layout).trials
+    wait_until_free()
+    alone = with_values(prepared_ring.spec(*SEARCH, "layout={}"), {**trial.values, "train.num_epochs": 1})
+    storage, epochs = prepared_ring.storage, list[EpochReport]()
+    fit(alone, storage, prepared_folder(alone, storage), None, epochs.append)
+    assert trial.best == pytest.approx(epochs[0].metrics["ndcg_at_10"], abs=1e-3)
 
 
 def test_num_trials_of_0_leaves_the_search_out(ring: Ring) -> None:
