@@ -4,6 +4,7 @@ Counted are the multiplications and additions of matrix products, convolutions a
 the model as it is written: what `recompute` does twice counts once (Chowdhery et al., 2022, PaLM, appendix B).
 """
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,10 @@ from jobs.features.transform import Transform
 from jobs.workloads import WORKLOADS, WorkloadSpec
 
 PEAK_TFLOPS = {
-    **{"H200": 989.4, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "A100": 312.0, "A10G": 125.0, "A10": 125.0},
+    **{"H200": 989.4, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "A100": 312.0, "A10": 125.0},
     **{"L40S": 362.05, "L4": 121.0, "V100": 125.0, "T4": 65.0},
 }
-"""Dense products of half precision, by NVIDIA's data sheets; the first name that the device's own name holds."""
+"""Dense products of half precision, by NVIDIA's data sheets; the first name that is a word of the device's own."""
 
 
 def flops_a_row(spec: WorkloadSpec, transform: Transform, rows: pa.Table) -> float | None:
@@ -55,4 +56,4 @@ def peak_flops(device: torch.device) -> float | None:
 
 def peak_of(name: str) -> float | None:
     """The same of a GPU by its name."""
-    return next((tflops * 1e12 for kind, tflops in PEAK_TFLOPS.items() if kind in name), None)
+    return next((tflops * 1e12 for kind, tflops in PEAK_TFLOPS.items() if re.search(rf"\b{kind}\b", name)), None)

@@ -108,7 +108,10 @@ def _numerics(spec: RingSpec, storage: Storage, *names: str) -> dict[str, Any]:
     teacher, start = teacher_of(spec, storage), start_of(spec, storage)
     taught_by = {"teacher": teacher.version} if teacher else {}
     started_from = {"start": start.key()} if start else {}
-    return {**sections(spec, *names), "precision": spec.layout.precision, **taught_by, **started_from}
+    given = sections(spec, *names)
+    for key in ("max_failures", "collective_timeout_s"):
+        del given["train"][key]  # how much a run survives changes no loss
+    return {**given, "precision": spec.layout.precision, **taught_by, **started_from}
 
 
 def prepared_folder(spec: RingSpec, storage: Storage) -> str:

@@ -75,5 +75,6 @@ def test_a_gpu_is_known_by_its_name_and_a_cpu_has_no_peak() -> None:
     assert peak_of("NVIDIA H100 PCIe") == 756e12
     assert peak_of("NVIDIA L40S") == 362.05e12
     assert peak_of("NVIDIA L4") == PEAK_TFLOPS["L4"] * 1e12
-    assert peak_of("Radeon") is None
+    assert peak_of("NVIDIA A100-SXM4-80GB") == 312e12
+    assert [peak_of(name) for name in ("Radeon", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA T400 4GB")] == [None] * 4
     assert peak_flops(torch.device("cpu")) is None
