@@ -41,7 +41,7 @@ class Fault:
 
 FAULTS = (
     Fault("learning rate x 1,000", "divergence", ("train.optimizer.learning_rate=3.0", "train.num_epochs=3")),
-    Fault("a model of 1.4 PB", "out of memory", ("workload.block_channels=[200000]",)),
+    Fault("a model of 1.4 TB", "out of memory", ("workload.block_channels=[200000]",)),
     Fault(
         "a worker stands still (SIGSTOP), others wait 5 s",
         "collective time-out",
