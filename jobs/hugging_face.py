@@ -3,7 +3,7 @@
 Pure: of plain data alone. `jobs.hugging_face_folder` reads and writes the files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cluster import spec as specs
@@ -36,7 +36,9 @@ ROPE_KEYS = {
     "high_freq_factor": "high_frequency_factor",
     "original_max_position_embeddings": "original_context_length",
 }
-ONLY: dict[str, tuple[Any, str]] = {
+Only = Mapping[str, tuple[Any, str]]
+"""Keys that change what a model computes, with the only value that ours has, and why."""
+ONLY: Only = {
     "attention_bias": (False, "it puts a bias on the output of attention too"),
     "mlp_bias": (False, "our feed-forward blocks have no biases"),
     "attention_dropout": (0.0, "our attention has no dropout"),
@@ -89,7 +91,8 @@ def spec_of(config: Mapping[str, Any], source: str) -> TransformerSpec:
             f"{source}: model_type={kind} is a form of model that ours does not have; give a folder of one of "
             f"{', '.join(ARCHITECTURES)}"
         )
-    _check_keys(config, source)
+    check_keys(config, ONLY, KEYS.keys() | IGNORED, source)
+    _check_windows(config, source)
     given = DEFAULTS | {key: value for key, value in config.items() if value is not None}
     missing = [key for key in KEYS if key not in given and key not in ("head_dim", "num_key_value_heads")]
     if missing:
@@ -165,16 +168,20 @@ def differences(wanted: TransformerSpec, given: TransformerSpec) -> list[str]:
     return changes
 
 
-def _check_keys(config: Mapping[str, Any], source: str) -> None:
+def check_keys(config: Mapping[str, Any], only: Only, known: Collection[str], source: str) -> None:
+    """Raise DataError for a key that has another value than the only one that ours has, or is not known."""
     for key, value in config.items():
-        only, why = ONLY.get(key, (None, ""))
-        if key in ONLY and value not in (only, None):
-            raise DataError(f"{source}: {key}={value} is not supported, {why}; only {key}={only} is")
-        if key not in ONLY and key not in KEYS and key not in IGNORED:
+        wanted, why = only.get(key, (None, ""))
+        if key in only and value not in (wanted, None):
+            raise DataError(f"{source}: {key}={value} is not supported, {why}; only {key}={wanted} is")
+        if key not in only and key not in known:
             raise DataError(
                 f"{source}: the key {key}={value} is unknown here, so the model may compute something else than ours; "
                 "remove it where it is known to change nothing"
             )
+
+
+def _check_windows(config: Mapping[str, Any], source: str) -> None:
     slides = not str(config["model_type"]).startswith("qwen") and config.get("sliding_window") is not None
     others = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     if slides or others:

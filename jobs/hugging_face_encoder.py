@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster import spec as specs
 from cluster.errors import DataError, SpecError
+from jobs.hugging_face import Only, check_keys
 from jobs.workloads.encoder import NUM_TOKEN_TYPES, EncoderSpec
 
 MODEL_TYPE = "bert"
@@ -26,7 +27,7 @@ KEYS = {
 """Theirs -> ours, where the value is the same."""
 DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 """What a key means that is left out."""
-ONLY: dict[str, tuple[Any, str]] = {
+ONLY: Only = {
     "position_embedding_type": ("absolute", "our positions are vectors of their own"),
     "type_vocab_size": (NUM_TOKEN_TYPES, "ours has the two types of BERT"),
     "is_decoder": (False, "ours reads a text from both sides"),
@@ -73,15 +74,7 @@ def spec_of(config: Mapping[str, Any], source: str) -> EncoderSpec:
     Raises:
         DataError: ours cannot hold it exactly; the message names the key and the reason.
     """
-    for key, (only, why) in ONLY.items():
-        if config.get(key, only) not in (only, None):
-            raise DataError(f"{source}: {key}={config[key]} is not supported, {why}; only {key}={only} is")
-    unknown = [key for key in config if key not in ONLY and key not in KEYS and key not in IGNORED]
-    if unknown:
-        raise DataError(
-            f"{source}: the key {unknown[0]}={config[unknown[0]]} is unknown here, so the model may compute something "
-            "else than ours; remove it where it is known to change nothing"
-        )
+    check_keys(config, ONLY, KEYS.keys() | IGNORED, source)
     given = DEFAULTS | {key: value for key, value in config.items() if value is not None}
     missing = [key for key in KEYS if key not in given]
     if missing:

@@ -96,7 +96,7 @@ class Decoder:
         """
         lengths = [len(text) for text in texts]
         longest = max(lengths)
-        token = torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in texts])
+        token = side_by_side(texts)
         # What fills up the shorter ones stands at positions that are written over before anything looks at them.
         position = torch.arange(longest).expand(len(texts), -1)
         logits = self._read(token, position, first=self.num_texts, num_positions=longest)
@@ -130,3 +130,9 @@ class Decoder:
         device = next(self._model.parameters()).device
         logits: Tensor = self._model({"token": token.to(device), "position": position.to(device)})
         return logits.float().cpu()
+
+
+def side_by_side(texts: Sequence[Sequence[int]]) -> Tensor:
+    """Texts of a token at least as rows of one length, the shorter ones filled up with their last token."""
+    longest = max(map(len, texts))
+    return torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in texts])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jobs.workloads.chain import Chain
+from jobs.workloads.decoding import side_by_side
 from jobs.workloads.recurrent import RecurrentLayer, State
 
 
@@ -40,9 +41,7 @@ class RecurrentDecoder:
         """
         lengths = [len(text) for text in texts]
         self._check(max(lengths))
-        longest = max(lengths)
-        token = torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in texts])
-        logits, states = self._read(token, lengths, {})
+        logits, states = self._read(side_by_side(texts), lengths, {})
         self._states = {
             name: tuple(torch.cat(both, 1) for both in zip(self._states[name], state, strict=True))
             if self._lengths
