@@ -10,15 +10,14 @@ import argparse
 import os
 import platform
 import re
-import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.shakespeare import CONTEXT_LENGTH, SPEC, table, texts, write_raw
-from cluster.lifecycle import connected
+from benchmarks.trained import trained
 from cluster.storage import Storage
-from jobs import prepare, train
+from jobs import prepare
 from jobs.spec import RingSpec, load_ring
 
 BATCH_SIZE = 64
@@ -34,7 +33,8 @@ def spec_of(storage: Storage, num_steps: int) -> RingSpec:
             "name=shakespeare",
             f"storage={storage.uri}",
             "raw.events.path=raw/works",
-            "workload={kind: language, architecture: lstm, num_layers: 2, hidden_dim: 192, context_length: 128}",
+            "workload={kind: language, architecture: lstm, num_layers: 2, hidden_dim: 192}",
+            f"workload.context_length={CONTEXT_LENGTH}",
             f"train.batch_size={BATCH_SIZE}",
             f"train.num_epochs={max(1, round(num_steps * BATCH_SIZE / ROWS))}",
             "train.optimizer={name: adam, learning_rate: 4.0e-3, weight_decay: 0.0}",
@@ -56,10 +56,7 @@ def main() -> None:
     write_raw(storage, works)
     spec = spec_of(storage, given.steps)
     prepare.run(spec, storage)
-    began = time.monotonic()
-    with connected():
-        train.run(spec, storage)
-    trained_s = time.monotonic() - began
+    _, trained_s = trained(spec, storage)
     told = table(storage, spec, works)
     print(told)
     Path(__file__).with_suffix(".md").write_text(

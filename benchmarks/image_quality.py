@@ -8,7 +8,6 @@ The images come with Debian's package dataset-fashion-mnist, which is fetched an
 
 import argparse
 import gzip
-import json
 import os
 import platform
 import subprocess
@@ -27,10 +26,9 @@ from sklearn.metrics import accuracy_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from cluster.lifecycle import connected
-from cluster.registry import CHAMPION, Registry
+from benchmarks.trained import trained
 from cluster.storage import Storage
-from jobs import prepare, train
+from jobs import prepare
 from jobs.prepared import read_split
 from jobs.spec import load_ring
 from jobs.workloads import vision
@@ -91,12 +89,8 @@ def main() -> None:
     overrides += [f"train.num_epochs={EPOCHS}", "prepare.split={by: hash, valid: 0.1, test: 0.2}"]
     spec = load_ring(SPEC, overrides)
     prepared = prepare.run(spec, storage).folder
-    began = time.monotonic()
-    with connected():
-        train.run(spec, storage)
-    trained_s = time.monotonic() - began
-    version = Registry(storage, spec.name).resolve(CHAMPION)
-    metrics = json.loads(storage.read(f"models/{spec.name}/{version}/metrics.json"))["test"]
+    scores, trained_s = trained(spec, storage)
+    metrics = scores["test"]
     rows = [("Rayline's CNN", metrics["accuracy"], metrics["log_loss"], trained_s), *rivals(storage, prepared)]
     lines = [f"| {name} | {right:.4f} | {bits:.4f} | {seconds:.0f} |" for name, right, bits, seconds in rows]
     counts = storage.manifest(prepared)["num_rows"]

@@ -25,9 +25,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 
-from cluster.lifecycle import connected
+from benchmarks.trained import trained
 from cluster.storage import Storage
-from jobs import prepare, train
+from jobs import prepare
 from jobs.prepared import read_split
 from jobs.spec import load_ring
 
@@ -93,11 +93,7 @@ def main() -> None:
     overrides = [f"storage={storage.uri}", "layout={}", f"train.num_epochs={given.epochs}"]
     spec = load_ring(SPEC, overrides)
     prepared = prepare.run(spec, storage).folder
-    began = time.monotonic()
-    with connected():
-        version = train.run(spec, storage).folder.rsplit("/", 1)[1]
-    trained_s = time.monotonic() - began
-    metrics = json.loads(storage.read(f"models/{spec.name}/{version}/metrics.json"))
+    metrics, trained_s = trained(spec, storage)
     (accuracy, loss), fitted_s = rival(storage, prepared)
     table = [("the encoder", metrics["test"]["accuracy"], metrics["test"]["log_loss"], trained_s)]
     table += [("TF-IDF and LogisticRegression", accuracy, loss, fitted_s)]
