@@ -1,16 +1,22 @@
 """What every application's HTTP side begins with: its pages, its health, its errors, and how Serve deploys it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from cluster.registry import Registry
+from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.access import BodyLimit
 from serving.problem import RESPONSES, install
+from serving.published import Published
+from serving.release import release_id
+
+P = TypeVar("P", bound=Published)
 
 MAX_ONGOING_REQUESTS = 128
 MAX_QUEUED_REQUESTS = 1024
@@ -57,6 +63,29 @@ def endpoint(name: str, description: str, health: Health, max_body_bytes: int) -
         return health
 
     return application
+
+
+def serving_version(
+    spec: RingSpec, storage: Storage, kind: type[P], web: Callable[[P, str], FastAPI]
+) -> serve.Application:
+    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+
+    Args:
+        kind: what a version is loaded as.
+        web: makes the HTTP side of a loaded version, whose health names the release that is given.
+
+    Raises:
+        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
+    """
+    registry = Registry(storage, spec.name)
+    version = registry.resolve(spec.serving.version)
+    kind.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
+    release = release_id(spec, version)
+
+    def application() -> FastAPI:
+        return web(kind.load(registry, version), release)
+
+    return deployed(spec, application)
 
 
 def deployed(spec: RingSpec, application: Callable[[], FastAPI]) -> serve.Application:

@@ -16,9 +16,8 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.ask import Question
-from serving.endpoint import Body, Health, deployed, endpoint
+from serving.endpoint import Body, Health, endpoint, serving_version
 from serving.image_generator import ImageGenerator
-from serving.release import release_id
 
 MAX_SEED = 2**31 - 1
 MAX_IMAGES = 64
@@ -63,20 +62,9 @@ def web(generator: ImageGenerator, max_body_bytes: int, release: str) -> FastAPI
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
-    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
-
-    Raises:
-        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
-    """
-    registry = Registry(storage, spec.name)
-    version = registry.resolve(spec.serving.version)
-    ImageGenerator.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
-    release = release_id(spec, version)
-
-    def application() -> FastAPI:
-        return web(ImageGenerator.load(registry, version), spec.serving.max_body_bytes, release)
-
-    return deployed(spec, application)
+    """See `serving_version`."""
+    most = spec.serving.max_body_bytes
+    return serving_version(spec, storage, ImageGenerator, lambda generator, release: web(generator, most, release))
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:

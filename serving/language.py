@@ -42,10 +42,9 @@ from serving.chat_format import (
 from serving.chat_template import prompt_of
 from serving.continuation import Asked, Piece, pieces, whole
 from serving.continuous_batch import ContinuousBatch
-from serving.endpoint import Health, deployed, endpoint
+from serving.endpoint import Health, endpoint, serving_version
 from serving.language_model import LanguageModel
 from serving.problem import fault
-from serving.release import release_id
 
 EVENTS = "text/event-stream"
 
@@ -176,22 +175,14 @@ def web(model: LanguageModel, batch: ContinuousBatch, chat_template: str, max_bo
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
-    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+    """See `serving_version`."""
+    generation = spec.serving.generation
 
-    Raises:
-        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
-    """
-    registry = Registry(storage, spec.name)
-    version = registry.resolve(spec.serving.version)
-    LanguageModel.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
-    release, generation = release_id(spec, version), spec.serving.generation
-
-    def application() -> FastAPI:
-        model = LanguageModel.load(registry, version)
+    def application(model: LanguageModel, release: str) -> FastAPI:
         batch = model.opened(generation.max_texts)
         return web(model, batch, generation.chat_template, spec.serving.max_body_bytes, release)
 
-    return deployed(spec, application)
+    return serving_version(spec, storage, LanguageModel, application)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:

@@ -17,8 +17,7 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.ask import Question
 from serving.classifier import Classifier, Prediction
-from serving.endpoint import Body, Health, deployed, endpoint
-from serving.release import release_id
+from serving.endpoint import Body, Health, endpoint, serving_version
 
 MAX_ROWS = 2000
 NUM_ASKED = 5
@@ -66,20 +65,9 @@ def _request_model(classifier: Classifier) -> type[Body]:
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
-    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
-
-    Raises:
-        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
-    """
-    registry = Registry(storage, spec.name)
-    version = registry.resolve(spec.serving.version)
-    Classifier.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
-    release = release_id(spec, version)
-
-    def application() -> FastAPI:
-        return web(Classifier.load(registry, version), spec.serving.max_body_bytes, release)
-
-    return deployed(spec, application)
+    """See `serving_version`."""
+    most = spec.serving.max_body_bytes
+    return serving_version(spec, storage, Classifier, lambda classifier, release: web(classifier, most, release))
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:

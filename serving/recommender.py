@@ -19,11 +19,10 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.ask import Question
-from serving.endpoint import Body, Health, as_text, deployed, endpoint
+from serving.endpoint import Body, Health, as_text, endpoint, serving_version
 from serving.feedback import Event, FeedbackLog, now
 from serving.problem import fault
 from serving.recommendation import Item, Recommendations
-from serving.release import release_id
 
 MAX_ITEMS = 100
 MAX_EXCLUDED = 1000
@@ -123,22 +122,12 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
-    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+    """See `serving_version`."""
 
-    Raises:
-        RegistryError: no such version, changed since it was published, or answering unlike it did in training.
-    """
-    registry = Registry(storage, spec.name)
-    version = registry.resolve(spec.serving.version)
-    Recommendations.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
-
-    release = release_id(spec, version)
-
-    def application() -> FastAPI:
-        recommendations = Recommendations.load(registry, version)
+    def application(recommendations: Recommendations, release: str) -> FastAPI:
         return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
 
-    return deployed(spec, application)
+    return serving_version(spec, storage, Recommendations, application)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
