@@ -167,6 +167,9 @@ class TrainSpec(Spec):
     """How long a worker waits for another one before the run counts as failed."""
     max_failures: int = Field(3, ge=0)
     """Deaths of workers that a run survives, each time going on from the last checkpoint."""
+    mlflow: str | None = None
+    """The address of an MLflow server that is told of every epoch, such as http://mlflow:5000; needs the extra
+    `mlflow`."""
 
 
 class RangeSpec(Spec):

@@ -26,9 +26,10 @@ from jobs.anomalies import OF_FALLING_LOSS, Watch
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
+from jobs.mlflow_run import MlflowRun, mlflow_run
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.parallel.collectives import all_of
-from jobs.prepared import Split, open_split, read_profile, read_split, read_train, read_transform
+from jobs.prepared import open_split, read_profile, read_split, read_train, read_transform
 from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.run_log import RunLog
@@ -64,31 +65,22 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     why = why_new(storage, f"models/{spec.name}", inputs)
     spec = settled(spec, storage)
     checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
-    if not _is_finished(checkpoints):
-        split = open_split(storage, prepared, "train", WORKLOADS[spec.workload.kind].ties)
-        check_window(split, spec.train)
-        storage.check_shared()
-        if note:
-            print(f"train: mind: {note}", flush=True)
-        log = RunLog(storage, checkpoints.folder)
-        log.set_failure("")
-        try:
-            with connected():
-                _train(spec, storage, prepared, split, checkpoints)
-        except UserError as error:
-            log.set_failure(str(error))
-            raise
-        finally:
-            print(f"train: how it went: {write_run_page(spec, storage, checkpoints.folder)}", flush=True)
-    end = checkpoints.progress(checkpoints.steps()[-1])
-    if end.best_value is None:
-        raise SpecError(
-            f"training diverged before step {end.step}: the loss is not finite. "
-            f"Give a lower train.optimizer.learning_rate than {spec.train.optimizer.learning_rate:g}"
-        )
-    name, table = _publish(spec, storage, prepared, checkpoints, end.best_step, inputs)
+    with mlflow_run(spec, inputs.key) as mlflow:
+        if not _is_finished(checkpoints):
+            if note:
+                print(f"train: mind: {note}", flush=True)
+            _train(spec, storage, prepared, checkpoints, mlflow)
+        name, metrics, baselines = _publish(spec, storage, prepared, checkpoints, inputs)
+        if mlflow:
+            mlflow.add_version(name, metrics)
     promoted = _promote(registry, spec, name, is_new=True)
-    return Made("train", f"models/{spec.name}/{name}", True, why, "\n".join([plan_note, table, promoted]))
+    return Made(
+        "train",
+        f"models/{spec.name}/{name}",
+        True,
+        why,
+        "\n".join([plan_note, version.table_of(metrics, baselines), promoted]),
+    )
 
 
 def plan(spec: RingSpec, storage: Storage) -> str:
@@ -114,6 +106,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
             f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "
             f"weight decay {optimizer.weight_decay:g}",
             f"  stop {train.early_stopping.patience} epochs after the best {train.early_stopping.metric}",
+            *([f"  tell MLflow at {train.mlflow}"] if train.mlflow else []),
             f"  write checkpoints/{spec.name}/{inputs.key}, models/{spec.name}/",
         ]
     )
@@ -146,6 +139,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     workload = WORKLOADS[spec.workload.kind]
     untold = OF_FALLING_LOSS if workload.partition(spec.workload).turns else ()
     watch = Watch(spec.train.early_stopping, workload.lower_is_better, untold)
+    mlflow: MlflowRun | None = settings["mlflow"]
     places = all_of(str(ray.get_runtime_context().get_node_id()))
     if is_first:
         log.add_places(places)
@@ -159,25 +153,45 @@ def train_on_worker(settings: dict[str, Any]) -> None:
                     print(anomaly.line(), flush=True)
                 log.add(epoch, found)
                 events.add(epoch.scalars(), epoch.step)
+                if mlflow:
+                    mlflow.add(epoch.scalars(), epoch.step)
             ray.train.report({"step": epoch.step, **epoch.metrics})
 
         stream: RowStream = settings["rows"]
         fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device(), stream.rows)
 
 
-def _train(spec: RingSpec, storage: Storage, prepared: str, split: Split, checkpoints: Checkpoints) -> None:
-    workers = workers_of(spec, spec.layout, num_gpus())
+def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, mlflow: MlflowRun | None) -> None:
+    """Train on workers; how it went is in the run log and on its page, however it ends."""
+    split = open_split(storage, prepared, "train", WORKLOADS[spec.workload.kind].ties)
+    check_window(split, spec.train)
+    storage.check_shared()
     steps = checkpoints.steps()
-    wait = check_room(workers.layout, workers.demand)
-    if wait:
-        print(f"train: waiting; {wait}", flush=True)
     settings = {
         "spec": dump(spec),
         "storage": storage.uri,
         "prepared": prepared,
         "checkpoints": checkpoints.folder,
         "rows": open_stream(split, spec.seed, spec.train, steps[-1] if steps else 0),
+        "mlflow": mlflow,
     }
+    log = RunLog(storage, checkpoints.folder)
+    log.set_failure("")
+    try:
+        with connected():
+            _start_workers(spec, settings)
+    except UserError as error:
+        log.set_failure(str(error))
+        raise
+    finally:
+        print(f"train: how it went: {write_run_page(spec, storage, checkpoints.folder)}", flush=True)
+
+
+def _start_workers(spec: RingSpec, settings: dict[str, Any]) -> None:
+    workers = workers_of(spec, spec.layout, num_gpus())
+    wait = check_room(workers.layout, workers.demand)
+    if wait:
+        print(f"train: waiting; {wait}", flush=True)
     with TemporaryDirectory() as scratch:
         run_on_workers(
             workers,
@@ -195,10 +209,21 @@ def _is_finished(checkpoints: Checkpoints) -> bool:
     return bool(steps) and checkpoints.progress(steps[-1]).stopped
 
 
+def _best_step(spec: RingSpec, checkpoints: Checkpoints) -> int:
+    end = checkpoints.progress(checkpoints.steps()[-1])
+    if end.best_value is None:
+        raise SpecError(
+            f"training diverged before step {end.step}: the loss is not finite. "
+            f"Give a lower train.optimizer.learning_rate than {spec.train.optimizer.learning_rate:g}"
+        )
+    return end.best_step
+
+
 def _publish(
-    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, best_step: int, inputs: Inputs
-) -> tuple[str, str]:
-    """Publish the best checkpoint as a version made of `inputs`; returns its name and its metrics as a table."""
+    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, inputs: Inputs
+) -> tuple[str, version.Metrics, dict[str, version.Metrics]]:
+    """Publish the best checkpoint as a version made of `inputs`; returns its name, its metrics and its baselines'."""
+    best_step = _best_step(spec, checkpoints)
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
     model = trained_model(spec, transform, checkpoints, best_step)
@@ -209,7 +234,7 @@ def _publish(
         metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test, profile)
         run_of = {"run": checkpoints.folder, "step": best_step, "prepared": prepared}
         name = Registry(storage, spec.name).publish(Path(scratch), {**inputs.as_manifest(), **run_of})
-    return name, version.table_of(metrics, baselines)
+    return name, metrics, baselines
 
 
 def _promote(registry: Registry, spec: RingSpec, name: str, is_new: bool) -> str:
