@@ -23,8 +23,9 @@ from jobs.int8 import Int8Linear
 from jobs.spec import load_ring
 from jobs.version import Version
 from jobs.workloads import classification
-from jobs.workloads.language import LanguageSpec, tokenizer_of
+from jobs.workloads.language import LanguageSpec
 from jobs.workloads.text import TextSpec
+from jobs.workloads.tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True)

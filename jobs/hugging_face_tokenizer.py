@@ -8,8 +8,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from jobs.features.bpe import START, spelt
 from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
-from jobs.workloads.language import LanguageSpec, Tokenized, pieces_of, tokenizer_of
+from jobs.workloads.language import LanguageSpec
 from jobs.workloads.text import TextSpec
+from jobs.workloads.tokenizer import Tokenized, pieces_of, tokenizer_of
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 BEGIN = "<|begin|>"

@@ -22,8 +22,9 @@ from jobs.parallel.checkpoint import PREFIX, Checkpoints
 from jobs.spec import RingSpec, StartSpec
 from jobs.version import Version
 from jobs.weight_names import own_weights
-from jobs.workloads.language import LanguageSpec, pieces_of
+from jobs.workloads.language import LanguageSpec
 from jobs.workloads.text import TextSpec
+from jobs.workloads.tokenizer import pieces_of
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING = "embedding.token.weight"

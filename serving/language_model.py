@@ -8,7 +8,8 @@ from cluster.errors import RegistryError
 from jobs.features.bpe import START
 from jobs.version import Version
 from jobs.workloads.chain import Chain
-from jobs.workloads.language import LanguageSpec, decoder_of, encoded, ends_of, pieces_of
+from jobs.workloads.language import LanguageSpec, decoder_of
+from jobs.workloads.tokenizer import encoded, ends_of, pieces_of
 from serving.continuous_batch import ContinuousBatch
 from serving.published import TOLERANCE, Published
 from serving.sampling import only

@@ -5,7 +5,7 @@ Trained on windows of documents; measured in bits per byte, which says how well 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, cast
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from cluster.errors import DataError
-from jobs.features.bpe import START, Bpe
+from jobs.features.bpe import START
 from jobs.features.columns import Column
-from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.split import SPLIT, TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
@@ -30,15 +29,14 @@ from jobs.workloads.recurrent import Cell, recurrent
 from jobs.workloads.recurrent_decoding import RecurrentDecoder
 from jobs.workloads.text_augment import TextAugmentSpec, augmented
 from jobs.workloads.text_windows import (
-    BYTES,
     bytes_of,
-    encode,
     one_a_split,
     one_each,
     token_matrix,
     tokens_of,
     windows,
 )
+from jobs.workloads.tokenizer import TokenizerSpec, encoded, pieces_of, token_steps
 from jobs.workloads.transformer import HEAD_NORM_ROLES, LAYER_ROLES, TransformerSpec, transformer
 
 AnyDecoder = Decoder | RecurrentDecoder
@@ -61,15 +59,7 @@ ties: tuple[str, ...] = ("document", "place")
 unfolds_by: tuple[str, ...] = ("context_length", "tokenizer", "packing")
 
 
-class Tokenized(Protocol):
-    """A spec that says which tokenizer makes the column `tokens`."""
-
-    @property
-    def tokenizer(self) -> Literal["bytes", "bpe", "folder"]:
-        """By its name."""
-
-
-class LanguageSpec(TransformerSpec):
+class LanguageSpec(TransformerSpec, TokenizerSpec):
     """The model, and how much of a text it sees."""
 
     kind: Literal["language"] = "language"
@@ -77,11 +67,6 @@ class LanguageSpec(TransformerSpec):
     """`lstm` and `gru` are recurrent networks of `num_layers` layers of `hidden_dim`; they have no heads."""
     context_length: int = Field(128, ge=1)
     """Tokens that a row gives the model; each is followed by one to predict."""
-    tokenizer: Literal["bytes", "bpe", "folder"] = "bytes"
-    """`bpe` learns `vocabulary_size` tokens on the training documents; they are fewer where these say too little.
-    `folder` has those of the model in `tokenizer_folder`."""
-    tokenizer_folder: str = ""
-    """The path or URI of a Hugging Face folder, of which the tokenizer is taken."""
     packing: bool = False
     """Whether documents follow each other in a row, instead of each filling up its last row."""
     label_smoothing: float = Field(0, ge=0, lt=1)
@@ -101,15 +86,6 @@ class LanguageSpec(TransformerSpec):
             raise ValueError(
                 f"architecture={self.architecture} with {', '.join(f'{key}={getattr(self, key)}' for key in others)}: "
                 f"a recurrent network has no {others[0]}; leave it out, or give architecture=transformer"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_tokenizer(self) -> "LanguageSpec":
-        if (self.tokenizer == "folder") != bool(self.tokenizer_folder):
-            raise ValueError(
-                f"tokenizer={self.tokenizer} with tokenizer_folder='{self.tokenizer_folder}': tokenizer=folder takes "
-                "the path or URI of a Hugging Face folder there, and the other tokenizers take none"
             )
         return self
 
@@ -147,15 +123,7 @@ def unfold(spec: LanguageSpec, rows: pa.Table) -> pa.Table:
 
 def steps(spec: LanguageSpec) -> tuple[Step, ...]:
     """The tokens of `bpe` or of a folder; bytes need no vocabulary."""
-    if spec.tokenizer == "bytes":
-        return ()
-    if spec.tokenizer == "folder":
-        return (
-            PretrainedTokens(
-                column="text", output="tokens", folder=spec.tokenizer_folder, vocabulary_size=spec.vocabulary_size
-            ),
-        )
-    return (Bpe(column="text", output="tokens", vocabulary_size=spec.vocabulary_size),)
+    return token_steps(spec)
 
 
 def lookups(transform: Transform, items: pa.Table, train: Callable[[], TrainRows]) -> dict[str, pa.Table]:
@@ -341,29 +309,6 @@ def continuation(
         answer.append((chosen, float(logits.log_softmax(0)[chosen])))
         tokens.append(chosen)
     return answer
-
-
-def encoded(spec: LanguageSpec, text: str, transform: Transform) -> list[int]:
-    """The tokens of a document's beginning, `START` before them."""
-    tokenizer = tokenizer_of(spec, transform)
-    return [START, *tokenizer.encoded([text])[0]] if tokenizer else encode(text)
-
-
-def pieces_of(spec: Tokenized, transform: Transform) -> tuple[bytes, ...]:
-    """The bytes of each token that exists."""
-    tokenizer = tokenizer_of(spec, transform)
-    return tokenizer.pieces if tokenizer else BYTES
-
-
-def ends_of(spec: LanguageSpec, transform: Transform) -> frozenset[int]:
-    """The tokens after which a text is over; none where every text goes on as long as it is asked to."""
-    tokenizer = tokenizer_of(spec, transform)
-    return tokenizer.ends if isinstance(tokenizer, PretrainedTokens) else frozenset()
-
-
-def tokenizer_of(spec: Tokenized, transform: Transform) -> Bpe | PretrainedTokens | None:
-    """The fitted step that makes tokens; None where they are bytes."""
-    return None if spec.tokenizer == "bytes" else cast(Bpe | PretrainedTokens, transform.step("tokens"))
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -10,10 +10,9 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from jobs.features.arrays import one_array
-from jobs.features.bpe import START, Bpe
+from jobs.features.bpe import START
 from jobs.features.columns import Column
 from jobs.features.first_tokens import FirstTokens
-from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.split import TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
@@ -23,10 +22,11 @@ from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.encoder import LAYER_ROLES, EncoderSpec, encoder
 from jobs.workloads.partition import Partition
 from jobs.workloads.text_augment import TextAugmentSpec, augmented
+from jobs.workloads.tokenizer import TOKENS, TokenizerSpec, token_steps
 
 NUM_GOLDEN_ROWS = 16
-TOKENS, READ = "tokens", "read"
-"""Of a whole text, where a step makes them, and those that the model reads."""
+READ = "read"
+"""The column of the tokens that the model reads."""
 
 metrics = classification.METRICS
 lower_is_better = classification.LOWER_IS_BETTER
@@ -36,16 +36,13 @@ ties: tuple[str, ...] = ("id",)
 unfolds_by: tuple[str, ...] = ()
 
 
-class TextSpec(EncoderSpec):
+class TextSpec(EncoderSpec, TokenizerSpec):
     """The model, and what it reads of a text."""
 
     kind: Literal["text"] = "text"
     context_length: int = Field(64, ge=2)
     """Tokens of a text that are read, the one that begins it among them; what follows them is not."""
     tokenizer: Literal["bytes", "bpe", "folder"] = "bpe"
-    """As of the language workload."""
-    tokenizer_folder: str = ""
-    """The path or URI of a Hugging Face folder, of which the tokenizer is taken."""
     label_smoothing: float = Field(0, ge=0, lt=1)
     """In training, the share of each row that is wanted of all classes alike."""
     class_weights: Literal["alike", "balanced"] = "alike"
@@ -58,11 +55,6 @@ class TextSpec(EncoderSpec):
             raise ValueError(
                 f"context_length={self.context_length} is more than num_positions={self.num_positions} have vectors; "
                 f"give context_length={self.num_positions} or fewer, or more positions"
-            )
-        if (self.tokenizer == "folder") != bool(self.tokenizer_folder):
-            raise ValueError(
-                f"tokenizer={self.tokenizer} with tokenizer_folder='{self.tokenizer_folder}': tokenizer=folder takes "
-                "the path or URI of a Hugging Face folder there, and the other tokenizers take none"
             )
         return self
 
@@ -84,16 +76,12 @@ def unfold(spec: TextSpec, events: pa.Table) -> pa.Table:
 
 def steps(spec: TextSpec) -> tuple[Step, ...]:
     """Texts become rows of tokens; the labels of the training rows get an index each."""
-    size, tokenizer = spec.vocabulary_size, list[Step]()
-    if spec.tokenizer == "bpe":
-        tokenizer = [Bpe(column="text", output=TOKENS, vocabulary_size=size)]
-    elif spec.tokenizer == "folder":
-        folder = spec.tokenizer_folder
-        tokenizer = [PretrainedTokens(column="text", output=TOKENS, folder=folder, vocabulary_size=size)]
-    column = TOKENS if tokenizer else "text"
+    tokenizer = token_steps(spec)
     return (
         *tokenizer,
-        FirstTokens(column=column, output=READ, num_tokens=spec.context_length, of_bytes=not tokenizer),
+        FirstTokens(
+            column=TOKENS if tokenizer else "text", output=READ, num_tokens=spec.context_length, of_bytes=not tokenizer
+        ),
         Vocabulary(column="label", output=classification.CLASS),
         *classification.weighing(spec.class_weights, "label"),
     )

@@ -20,7 +20,7 @@ from jobs.lineage import prepared_folder
 from jobs.spec import RingSpec
 from jobs.start import check_start
 from jobs.workloads import classification, recommender, text
-from jobs.workloads.language import encoded
+from jobs.workloads.tokenizer import encoded
 from tests.jobs.hugging_face_models import loaded, transformers
 from tests.jobs.published import publish as publish_trained
 from tests.jobs.test_hugging_face_encoder import bert

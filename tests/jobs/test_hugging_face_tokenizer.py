@@ -15,7 +15,8 @@ from jobs.features.transform import Transform
 from jobs.hugging_face_tokenizer import BEGIN, TOKENIZER, TOKENIZER_CONFIG, tokenizer_config, tokenizer_json
 from jobs.spec import CHAT_TEMPLATE
 from jobs.workloads import language
-from jobs.workloads.language import LanguageSpec, encoded, pieces_of
+from jobs.workloads.language import LanguageSpec
+from jobs.workloads.tokenizer import encoded, pieces_of
 from tests.jobs.hugging_face_models import transformers
 
 TEXT = "Grüße an alle: the cat sat on the mat, isn't it?\nThe other cat sat  there too. 12 of 345!"

@@ -30,7 +30,7 @@ from jobs.train import plan
 from jobs.weight_names import own_weights, without_weights
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Chain
-from jobs.workloads.language import encoded
+from jobs.workloads.tokenizer import encoded
 from tests.jobs.features.byte_level import BEGIN, TURN, tokenizer_json
 from tests.jobs.hugging_face_models import loaded, model_of, transformers
 from tests.jobs.parallel.training import SAMPLES

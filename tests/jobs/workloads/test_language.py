@@ -4,7 +4,6 @@ import random
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,7 @@ from jobs.spec import load_ring
 from jobs.workloads import Workload, language
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.language import IGNORED, LanguageSpec
+from jobs.workloads.tokenizer import pieces_of
 from tests.jobs.workloads import prepared as timeless
 
 REPOSITORY = Path(__file__).parents[3]
@@ -370,7 +370,7 @@ def test_two_steps_of_training_on_packed_tokens_lower_the_loss_and_golden_rows_a
     before = language.evaluate(PACKED, trained(data.train.table, 0, PACKED), data.transform, data.test)
     model = trained(data.train.table, 2, PACKED)
     assert language.evaluate(PACKED, model, data.transform, data.test)["bits_per_byte"] < before["bits_per_byte"]
-    num_known = len(language.pieces_of(PACKED, data.transform))
+    num_known = len(pieces_of(PACKED, data.transform))
     for row in language.golden(PACKED, model, data.transform, data.test).to_pylist():
         assert all(token < num_known and token != START for token in row["continuation"])
         answer = language.continuation(PACKED, model, row["prompt"], len(row["continuation"]), data.transform)
@@ -401,7 +401,7 @@ def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, pa
     folder = prepare.run(ring, storage).folder
     transform, workload = read_transform(storage, folder), ring.workload
     assert isinstance(workload, LanguageSpec)
-    pieces, num_targets = language.pieces_of(workload, transform), 0
+    pieces, num_targets = pieces_of(workload, transform), 0
     for split in ("train", "valid", "test"):
         rows = read_split(storage, folder, split, language.ties)
         tokens = [row["tokens"][1 : 1 + row["num_tokens"]] for row in rows.to_pylist()]
@@ -409,12 +409,6 @@ def test_prepare_learns_the_tokens_and_writes_windows_of_them(tmp_path: Path, pa
     assert num_targets == sum(len(text.strip().encode()) for text in DOCUMENTS.column("text").to_pylist())
     assert prepare.run(ring, storage).why == "unchanged"
     assert "bpe" in prepare.describe(ring, storage)
-
-
-@pytest.mark.parametrize("given", [{"tokenizer": "folder"}, {"tokenizer": "bpe", "tokenizer_folder": "/hub/qwen"}])
-def test_a_folder_is_named_where_the_tokenizer_is_of_one(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"with tokenizer_folder='.*': tokenizer=folder takes the path or URI"):
-        LanguageSpec(**given)
 
 
 def test_a_recurrent_network_takes_no_keys_of_a_transformer() -> None:

@@ -86,8 +86,6 @@ def test_naive_bayes_is_that_of_scikit_learn() -> None:
             {"context_length": 200},
             r"context_length=200 is more than num_positions=128 have vectors; give",
         ),
-        ({"tokenizer": "folder"}, r"tokenizer=folder with tokenizer_folder='': tokenizer=folder takes the path or URI"),
-        ({"tokenizer_folder": "/hub"}, r"tokenizer=bpe with tokenizer_folder='/hub'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given: dict[str, Any], message: str) -> None:
