@@ -24,8 +24,11 @@ from jobs.spec import load_ring
 from jobs.version import Version
 from jobs.workloads import classification
 from jobs.workloads.language import LanguageSpec
+from jobs.workloads.tagging import TaggingSpec
 from jobs.workloads.text import TextSpec
 from jobs.workloads.tokenizer import tokenizer_of
+
+ENCODERS = TextSpec | TaggingSpec
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def export(source: Source, target: str) -> str:
     with TemporaryDirectory() as scratch:
         tokens = tokenizer_of(spec, content.transform)
         kept = tokens if isinstance(tokens, PretrainedTokens) else None
-        if isinstance(spec, TextSpec):
+        if isinstance(spec, ENCODERS):
             labels = classification.labels(content.transform)
             hugging_face_folder.write_encoder(Path(scratch), spec, labels, content.model, kept)
         else:
@@ -96,17 +99,17 @@ def _parted(target: str) -> tuple[Storage, str]:
     return Storage(parent), name
 
 
-def _exportable(content: Version, source: Source) -> LanguageSpec | TextSpec:
+def _exportable(content: Version, source: Source) -> LanguageSpec | TextSpec | TaggingSpec:
     told = f"version {source.version} of '{source.registry.name}'"
     spec = content.spec.workload
     is_decoder = isinstance(spec, LanguageSpec) and spec.has_heads
-    if not is_decoder and not isinstance(spec, TextSpec):
+    if not is_decoder and not isinstance(spec, ENCODERS):
         form = spec.architecture if isinstance(spec, LanguageSpec) else spec.kind
         raise SpecError(
-            f"{told} is a {form} model, of which transformers has no form; only the transformers of language and "
-            "text can be exported"
+            f"{told} is a {form} model, of which transformers has no form; only the transformers of language, "
+            "text and tagging can be exported"
         )
-    assert isinstance(spec, LanguageSpec | TextSpec)
+    assert isinstance(spec, LanguageSpec | ENCODERS)
     if any(isinstance(module, Int8Linear) for module in content.model.modules()):
         raise SpecError(f"{told} computes in int8, which transformers would not; export the version it was made of")
     return spec

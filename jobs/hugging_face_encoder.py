@@ -11,9 +11,12 @@ from cluster import spec as specs
 from cluster.errors import DataError, SpecError
 from jobs.hugging_face import Only, check_keys
 from jobs.workloads.encoder import NUM_TOKEN_TYPES, EncoderSpec
+from jobs.workloads.tagging import TaggingSpec
+from jobs.workloads.text import TextSpec
 
 MODEL_TYPE = "bert"
-ARCHITECTURE = "BertForSequenceClassification"
+ARCHITECTURES = {"text": "BertForSequenceClassification", "tagging": "BertForTokenClassification"}
+"""By the kind of workload."""
 KEYS = {
     "num_hidden_layers": "num_layers",
     "hidden_size": "hidden_dim",
@@ -87,11 +90,11 @@ def spec_of(config: Mapping[str, Any], source: str) -> EncoderSpec:
         raise DataError(str(error)) from None
 
 
-def config_of(spec: EncoderSpec, labels: Sequence[str]) -> dict[str, Any]:
+def config_of(spec: TextSpec | TaggingSpec, labels: Sequence[str]) -> dict[str, Any]:
     """The `config.json` of our model, whose classes have these labels."""
     return {
         "model_type": MODEL_TYPE,
-        "architectures": [ARCHITECTURE],
+        "architectures": [ARCHITECTURES[spec.kind]],
         **{theirs: getattr(spec, ours) for theirs, ours in KEYS.items()},
         "type_vocab_size": NUM_TOKEN_TYPES,
         "position_embedding_type": "absolute",

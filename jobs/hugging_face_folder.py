@@ -22,6 +22,8 @@ from jobs.features.bpe import START
 from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.workloads.encoder import EncoderSpec
 from jobs.workloads.language import LanguageSpec
+from jobs.workloads.tagging import TaggingSpec
+from jobs.workloads.text import TextSpec
 from jobs.workloads.transformer import TransformerSpec
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -71,7 +73,7 @@ class HuggingFaceFolder:
         elif isinstance(own, EncoderSpec) and isinstance(spec, EncoderSpec):
             changes = hugging_face_encoder.differences(own, spec)
         else:
-            kind = "text" if self._is_encoder else "language"
+            kind = "text or tagging" if self._is_encoder else "language"
             raise SpecError(
                 f"{self.name} holds a {self._config['model_type']} model, which is one of workload.kind={kind}; give "
                 "another folder"
@@ -162,9 +164,13 @@ def write(folder: Path, spec: LanguageSpec, model: nn.Module, tokens: Pretrained
 
 
 def write_encoder(
-    folder: Path, spec: EncoderSpec, labels: Sequence[str], model: nn.Module, tokens: PretrainedTokens | None = None
+    folder: Path,
+    spec: TextSpec | TaggingSpec,
+    labels: Sequence[str],
+    model: nn.Module,
+    tokens: PretrainedTokens | None = None,
 ) -> None:
-    """The same of an encoder that names one of these labels."""
+    """The same of an encoder that names one of these labels, of a text or of each word."""
     weights: dict[str, Tensor] = {**dict(model.named_parameters())}
     if tokens:
         weights = renumbered(weights, tokens.begin)

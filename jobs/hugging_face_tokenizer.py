@@ -9,7 +9,7 @@ from jobs.features.bpe import START, spelt
 from jobs.features.pretrained_tokens import PretrainedTokens
 from jobs.features.transform import Transform
 from jobs.workloads.language import LanguageSpec
-from jobs.workloads.text import TextSpec
+from jobs.workloads.reading import ReadingSpec
 from jobs.workloads.tokenizer import Tokenized, pieces_of, tokenizer_of
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -35,7 +35,7 @@ def tokenizer_json(spec: Tokenized, transform: Transform) -> str:
     return str(tokenizer.to_str(pretty=True))
 
 
-def tokenizer_config(spec: LanguageSpec | TextSpec, transform: Transform, chat_template: str | None) -> str:
+def tokenizer_config(spec: LanguageSpec | ReadingSpec, transform: Transform, chat_template: str | None) -> str:
     """The `tokenizer_config.json` beside it; with a template of conversations where the model goes on with them."""
     learned = tokenizer_of(spec, transform)
     config = {

@@ -23,7 +23,7 @@ from jobs.spec import RingSpec, StartSpec
 from jobs.version import Version
 from jobs.weight_names import own_weights
 from jobs.workloads.language import LanguageSpec
-from jobs.workloads.text import TextSpec
+from jobs.workloads.reading import ReadingSpec
 from jobs.workloads.tokenizer import pieces_of
 
 Shapes = dict[str, tuple[int, ...]]
@@ -201,13 +201,13 @@ class FromFolder:
         """See `Start`."""
         workload = spec.workload
         is_decoder = isinstance(workload, LanguageSpec) and workload.has_heads
-        if not is_decoder and not isinstance(workload, TextSpec):
+        if not is_decoder and not isinstance(workload, ReadingSpec):
             form = workload.architecture if isinstance(workload, LanguageSpec) else workload.kind
             raise SpecError(
-                f"train.start.folder={self.uri}: Hugging Face folders are read for the transformers of language and "
-                f"text, this model is {form}; give a version or a checkpoint"
+                f"train.start.folder={self.uri}: Hugging Face folders are read for the transformers of language, "
+                f"text and tagging, this model is {form}; give a version or a checkpoint"
             )
-        assert isinstance(workload, LanguageSpec | TextSpec)
+        assert isinstance(workload, LanguageSpec | ReadingSpec)
         self._local[0].check_fits(workload, BY_TOKEN if EMBEDDING in left_out else frozenset())
         if EMBEDDING in left_out or self._local[0].text_of(TOKENIZER) == tokenizer_json(workload, transform):
             return ""

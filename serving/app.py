@@ -29,7 +29,7 @@ from cluster.lifecycle import connected
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
-from serving import images, language, predict, recommender
+from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
 from serving.release import release_id
 
@@ -52,6 +52,7 @@ APPLICATIONS: dict[str, Application] = {
     "recommender": recommender,
     "tabular": predict,
     "text": predict,
+    "tagging": tagging,
     "vision": predict,
     "gan": images,
 }

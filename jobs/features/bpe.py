@@ -49,6 +49,8 @@ class Bpe(Step):
     """Tokens at most: 256 bytes, the one that begins a document, and those that are learned."""
     min_count: int = Field(1, ge=1)
     """Times that a word must be in the training rows to be learned from."""
+    ends_output: str = ""
+    """A column for the place in the text, in characters, that each token ends before; none without a name."""
 
     @property
     def reads(self) -> dict[str, ColumnKind]:
@@ -57,8 +59,8 @@ class Bpe(Step):
 
     @property
     def makes(self) -> dict[str, ColumnKind]:
-        """The tokens."""
-        return {self.output: "numbers"}
+        """The tokens, and where they end."""
+        return dict.fromkeys(filter(None, (self.output, self.ends_output)), "numbers")
 
     def statistics(self, train: TrainRows) -> pa.Table:
         """How often each word is there."""
@@ -90,11 +92,15 @@ class Bpe(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of int32."""
-        return put_lists(table, self.output, self.encoded(table.column(self.column).to_pylist()))
+        texts = table.column(self.column).to_pylist()
+        table = put_lists(table, self.output, self.encoded(texts))
+        return put_lists(table, self.ends_output, ends_of_tokens(self._tokenizer, texts)) if self.ends_output else table
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A list of whole numbers."""
-        return {self.output: self.encoded([row[self.column]])[0]}
+        """A list of whole numbers each."""
+        texts = [row[self.column]]
+        found = {self.output: self.encoded(texts)[0]}
+        return found | ({self.ends_output: ends_of_tokens(self._tokenizer, texts)[0]} if self.ends_output else {})
 
     def told(self) -> str:
         """How many tokens, and the longest ones."""
@@ -132,6 +138,12 @@ class Bpe(Step):
         numbers = {piece: number for number, piece in enumerate(names)}
         merges = [(names[left], names[right]) for left, right in self.merges]
         return _in_one_thread(Tokenizer(models.BPE(numbers, merges)), pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def ends_of_tokens(tokenizer: Tokenizer, texts: Iterable[str | None]) -> list[list[int]]:
+    """Where each token of each text ends: the number of characters up to there, one that it has a part of included."""
+    found = tokenizer.encode_batch([text or "" for text in texts], add_special_tokens=False)
+    return [[end for _, end in encoding.offsets] for encoding in found]
 
 
 def _words(text: str | None) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Columns of raw data: what a value must be, and why a row that breaks it goes to quarantine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from cluster.errors import DataError, nearest
 from jobs.features.values import ColumnKind, plain, shown, typed
+from jobs.features.words import word_starts
 
 REASON = "reason"
 
@@ -33,6 +34,8 @@ class Column:
     """How many entries a list must have."""
     pattern: str | None = None
     """A regular expression (of RE2) that must match all of a text."""
+    entry_a_word_of: str = ""
+    """The text column, named before this one, of whose words a list must have an entry each; white space parts them."""
 
     @property
     def in_files(self) -> str:
@@ -81,7 +84,7 @@ def check_rows(raw: pa.Table, columns: Sequence[Column]) -> pa.Table:
     for column in columns:
         given = _column(raw, column.in_files)
         values = typed(given, column.kind)
-        for where, rule in _faults(column, given, values):
+        for where, rule in _faults(column, given, values, arrays):
             reasons = _say(reasons, where, column, given, rule)
         arrays[column.name] = values
     return pa.table({**arrays, REASON: reasons})
@@ -103,8 +106,14 @@ def _column(raw: pa.Table, name: str) -> pa.Array:
     return plain(raw.column(name)) if name in raw.column_names else pa.nulls(raw.num_rows, pa.string())
 
 
-def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple[pa.Array, str | pa.Array]]:
-    """Where each rule is broken, and how a message says so: of all rows, or of each."""
+def _faults(
+    column: Column, given: pa.Array, values: pa.Array, before: Mapping[str, pa.Array]
+) -> Iterator[tuple[pa.Array, str | pa.Array]]:
+    """Where each rule is broken, and how a message says so: of all rows, or of each.
+
+    Args:
+        before: the columns before this one, typed.
+    """
     yield pc.and_(pc.is_valid(given), pc.is_null(values)), f"is no {RULES[column.kind]}"
     if column.required and not column.nullable:
         yield pc.is_null(given), "is missing"
@@ -119,6 +128,11 @@ def _faults(column: Column, given: pa.Array, values: pa.Array) -> Iterator[tuple
         lengths = pc.list_value_length(values)
         said = pc.binary_join_element_wise("has", lengths.cast(pa.string()), f"entries, not {column.length}", " ")
         yield pc.not_equal(lengths, column.length), said
+    if column.entry_a_word_of:
+        lengths, texts = pc.list_value_length(values), before[column.entry_a_word_of]
+        words = pa.array([len(word_starts(text)) for text in texts.to_pylist()], pa.int32())
+        numbers = lengths.cast(pa.string()), f"entries, but {column.entry_a_word_of} has", words.cast(pa.string())
+        yield pc.not_equal(lengths, words), pc.binary_join_element_wise("has", *numbers, "words", " ")
 
 
 def _say(reasons: pa.Array, where: pa.Array, column: Column, given: pa.Array, rule: str | pa.Array) -> pa.Array:

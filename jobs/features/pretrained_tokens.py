@@ -11,7 +11,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from cluster.errors import DataError
-from jobs.features.bpe import NUM_TOKENS, SIGNS, START
+from jobs.features.bpe import NUM_TOKENS, SIGNS, START, ends_of_tokens
 from jobs.features.step import Step, put_lists
 from jobs.features.values import ColumnKind
 
@@ -32,6 +32,8 @@ class PretrainedTokens(Step):
     """The path or URI of the Hugging Face folder; its tokenizer is kept, so that it is needed once."""
     vocabulary_size: int = Field(ge=NUM_TOKENS)
     """Numbers that there may be at most."""
+    ends_output: str = ""
+    """As of `bpe`."""
 
     @property
     def learns(self) -> bool:
@@ -45,8 +47,8 @@ class PretrainedTokens(Step):
 
     @property
     def makes(self) -> dict[str, ColumnKind]:
-        """The tokens."""
-        return {self.output: "numbers"}
+        """The tokens, and where they end."""
+        return dict.fromkeys(filter(None, (self.output, self.ends_output)), "numbers")
 
     def with_tokenizer(self, tokenizer: str, begin: int, ends: Iterable[int]) -> Self:
         """The step with the content of a `tokenizer.json`.
@@ -84,11 +86,15 @@ class PretrainedTokens(Step):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Lists of int32."""
-        return put_lists(table, self.output, self.encoded(table.column(self.column).to_pylist()))
+        texts = table.column(self.column).to_pylist()
+        table = put_lists(table, self.output, self.encoded(texts))
+        return put_lists(table, self.ends_output, ends_of_tokens(self._tokenizer, texts)) if self.ends_output else table
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A list of whole numbers."""
-        return {self.output: self.encoded([row[self.column]])[0]}
+        """A list of whole numbers each."""
+        texts = [row[self.column]]
+        found = {self.output: self.encoded(texts)[0]}
+        return found | ({self.ends_output: ends_of_tokens(self._tokenizer, texts)[0]} if self.ends_output else {})
 
     def told(self) -> str:
         """How many tokens there are."""

@@ -32,6 +32,7 @@ from jobs.features.step import Step
 from jobs.features.target_encoding import TargetEncoding
 from jobs.features.vector import Vector
 from jobs.features.vocabulary import Vocabulary
+from jobs.features.word_places import WordPlaces
 
 StepSpec = Annotated[
     BagOfWords
@@ -59,7 +60,8 @@ StepSpec = Annotated[
     | Smote
     | TargetEncoding
     | Vector
-    | Vocabulary,
+    | Vocabulary
+    | WordPlaces,
     Field(discriminator="kind"),
 ]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -17,27 +18,29 @@ UNKNOWN = 0
 
 
 class Vocabulary(Step):
-    """1 for the most frequent value, 2 for the next, 0 for one that training did not show."""
+    """1 for the most frequent value, 2 for the next, 0 for one that training did not show; of each entry, of lists."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     column: str
     output: str
+    of: Literal["text", "labels"] = "text"
+    """Whether rows have a value each, or a list of them."""
     min_count: int = Field(1, ge=1)
     """Rarer values count as unknown."""
 
     @property
     def reads(self) -> dict[str, ColumnKind]:
-        """The category."""
-        return {self.column: "text"}
+        """The category, or the list of categories."""
+        return {self.column: self.of}
 
     @property
     def makes(self) -> dict[str, ColumnKind]:
-        """Its index."""
-        return {self.output: "number"}
+        """Its index, or the list of their indices."""
+        return {self.output: "number" if self.of == "text" else "numbers"}
 
     def statistics(self, train: TrainRows) -> pa.Table:
         """Counts of each value: `value`, `count`."""
-        return count_values(train.table.column(self.column))
+        return count_values(self._each(train.table))
 
     def merge(self, parts: Sequence[pa.Table]) -> pa.Table:
         """The counts of several parts as one."""
@@ -48,13 +51,21 @@ class Vocabulary(Step):
         return self.with_state(by_frequency(statistics, self.min_count).select(["value"]))
 
     def apply(self, table: pa.Table) -> pa.Table:
-        """int32."""
-        found = pc.index_in(table.column(self.column), self.values)
-        return put(table, self.output, pc.add(pc.fill_null(found, -1), 1).cast(pa.int32()))
+        """int32, or lists of it; a missing list has no entries."""
+        found = pc.index_in(self._each(table), self.values)
+        indices = pc.add(pc.fill_null(found, -1), 1).cast(pa.int32())
+        if self.of == "text":
+            return put(table, self.output, indices)
+        lengths = pc.fill_null(pc.list_value_length(table.column(self.column)), 0).to_numpy()
+        borders = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        return put(table, self.output, pa.ListArray.from_arrays(borders, one_array(indices)))
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The index."""
-        return {self.output: self._indices.get(row[self.column], UNKNOWN)}
+        """The index, or the list of indices."""
+        value = row[self.column]
+        if self.of == "text":
+            return {self.output: self._indices.get(value, UNKNOWN)}
+        return {self.output: [self._indices.get(entry, UNKNOWN) for entry in value or ()]}
 
     def told(self) -> str:
         """How many values, and the most frequent ones."""
@@ -70,6 +81,11 @@ class Vocabulary(Step):
     def size(self) -> int:
         """How many indices there are, the unknown one included."""
         return len(self.values) + 1
+
+    def _each(self, table: pa.Table) -> pa.ChunkedArray:
+        """All that is looked up, in the order of the rows."""
+        column = table.column(self.column)
+        return column if self.of == "text" else pc.list_flatten(column)
 
     @cached_property
     def _indices(self) -> dict[str, int]:

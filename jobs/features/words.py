@@ -1,4 +1,4 @@
-"""Words of a text, and runs of them."""
+"""Words of a text, and runs of them; and where words begin that white space parts."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,6 +8,12 @@ import pyarrow as pa
 
 _WORD = re.compile(r"\b\w\w+\b")
 """Of two letters or digits at least, of any script, as scikit-learn takes them."""
+_UNBROKEN = re.compile(r"\S+")
+
+
+def word_starts(text: str | None) -> list[int]:
+    """The character at which each word begins, where words are what white space parts, as in `str.split`."""
+    return [found.start() for found in _UNBROKEN.finditer(text)] if text else []
 
 
 def terms_of(text: str | None, lower: bool, ngrams: tuple[int, int]) -> Iterator[str]:

@@ -11,18 +11,20 @@ from jobs.features.columns import Column
 from jobs.features.split import TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
-from jobs.workloads import gan, language, recommender, tabular, text, vision
+from jobs.workloads import gan, language, recommender, tabular, tagging, text, vision
 from jobs.workloads.chain import Batch
 from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.partition import Partition
 from jobs.workloads.recommender import RecommenderSpec
 from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.tagging import TaggingSpec
 from jobs.workloads.text import TextSpec
 from jobs.workloads.vision import VisionSpec
 
 WorkloadSpec = Annotated[
-    RecommenderSpec | LanguageSpec | TabularSpec | TextSpec | VisionSpec | GanSpec, Field(discriminator="kind")
+    RecommenderSpec | LanguageSpec | TabularSpec | TextSpec | TaggingSpec | VisionSpec | GanSpec,
+    Field(discriminator="kind"),
 ]
 S = TypeVar("S", contravariant=True)
 O = TypeVar("O", contravariant=True)  # noqa: E741  # of outputs
@@ -122,6 +124,7 @@ WORKLOADS: dict[str, Workload[Any, Any]] = {
     "language": language,
     "tabular": tabular,
     "text": text,
+    "tagging": tagging,
     "vision": vision,
     "gan": gan,
 }

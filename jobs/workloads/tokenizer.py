@@ -50,14 +50,16 @@ class Tokenized(Protocol):
         """Tokens that the model has room for."""
 
 
-def token_steps(spec: Tokenized) -> tuple[Bpe | PretrainedTokens, ...]:
-    """The step that makes the tokens of the column `text`; none where they are its bytes."""
-    size = spec.vocabulary_size
+def token_steps(spec: Tokenized, ends_output: str = "") -> tuple[Bpe | PretrainedTokens, ...]:
+    """The step that makes the tokens of the column `text`, and where they end; none where they are its bytes."""
+    size, folder = spec.vocabulary_size, spec.tokenizer_folder
     if spec.tokenizer == "bytes":
         return ()
     if spec.tokenizer == "bpe":
-        return (Bpe(column="text", output=TOKENS, vocabulary_size=size),)
-    return (PretrainedTokens(column="text", output=TOKENS, folder=spec.tokenizer_folder, vocabulary_size=size),)
+        return (Bpe(column="text", output=TOKENS, vocabulary_size=size, ends_output=ends_output),)
+    return (
+        PretrainedTokens(column="text", output=TOKENS, folder=folder, vocabulary_size=size, ends_output=ends_output),
+    )
 
 
 def tokenizer_of(spec: Tokenized, transform: Transform) -> Bpe | PretrainedTokens | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from jobs.parallel.feed import StepRows
 from jobs.parallel.parted import part
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec
 from jobs.training_step import TrainingStep
-from jobs.workloads import text
+from jobs.workloads import WORKLOADS, Workload
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.encoder import EncoderSpec, encoder
+from jobs.workloads.tagging import NO_TAG, TaggingSpec
 from jobs.workloads.text import TextSpec
 from jobs.workloads.transformer import TransformerSpec
 from tests.jobs.hugging_face_models import transformers
@@ -50,13 +52,16 @@ def bert(make: Any = None, **config: Any) -> Any:
     return model.eval()
 
 
-def rows() -> Batch:
+def rows(kind: str = "text") -> Batch:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor([20, 7, 13, 1])
+    classes, is_there = torch.randint(3, (4, 20), generator=generator), torch.arange(20)[None] < lengths[:, None]
+    is_word = is_there & (torch.rand(4, 20, generator=generator) < 0.7)
+    is_word[:, 0] = True
     return {
         "token": torch.randint(300, (4, 20), generator=generator),
-        "is_there": torch.arange(20)[None] < lengths[:, None],
-        "class": torch.tensor([0, 2, 1, 2]),
+        "is_there": is_there,
+        "class": torch.tensor([0, 2, 1, 2]) if kind == "text" else torch.where(is_word, classes, NO_TAG),
         "key": torch.arange(4),
     }
 
@@ -66,45 +71,63 @@ def theirs_of(model: Any, batch: Batch) -> torch.Tensor:
     return logits
 
 
-def ours_of(folder: Path) -> tuple[TextSpec, Chain]:
+def loss_of(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The mean over rows; of a row of words, the mean over them."""
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, batch["class"])
+    rows = zip(logits, batch["class"], strict=True)
+    return torch.stack([F.cross_entropy(each, wanted, ignore_index=NO_TAG) for each, wanted in rows]).mean()
+
+
+def ours_of(folder: Path, kind: str) -> tuple[TextSpec | TaggingSpec, Chain]:
     read = HuggingFaceFolder(folder, "their-folder")
     assert isinstance(read.spec, EncoderSpec)
-    given = read.spec.model_dump() | {"dropout": 0.0, "context_length": 20, "tokenizer": "bytes"}
-    spec = TextSpec(**given)
-    model = encoder(spec, 3, "text")
+    given = read.spec.model_dump() | {"dropout": 0.0, "context_length": 20, "tokenizer": "bpe"}
+    spec = TextSpec(**given) if kind == "text" else TaggingSpec(**given)
+    model = encoder(spec, 3, "text" if kind == "text" else "token")
     model.load_state_dict(read.weights([name for name, _ in model.named_parameters()]))
     return spec, model
 
 
-def trained(spec: TextSpec, model: Chain, batch: Batch) -> float:
+def trained(spec: TextSpec | TaggingSpec, model: Chain, batch: Batch) -> float:
     """One step here, as every worker makes it; returns the loss."""
-    parted = part(
-        model, Layout(), text.partition(spec), lambda outputs, rows: text.loss(spec, outputs, rows), torch.device("cpu")
-    )
+    workload: Workload[Any, Any] = WORKLOADS[spec.kind]
+    losses = partial(workload.loss, spec)
+    parted = part(model, Layout(), workload.partition(spec), losses, torch.device("cpu"))
     optimizer = OptimizerSpec(name="sgd", learning_rate=0.1, weight_decay=0.1)
     train = TrainSpec(optimizer=optimizer, schedule="constant", early_stopping=EarlyStoppingSpec(metric="accuracy"))
     step = StepRows([batch | {"weight": torch.ones(4)}], 4, 0.0)
     return float(TrainingStep(train, parted, 1)(step, 0, wants_norm=False).summed_loss) / 4
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_a_model_goes_in_is_trained_a_step_and_comes_out_with_equal_logits(tmp_path: Path, activation: str) -> None:
-    theirs, batch = bert(hidden_act=activation), rows()
+FORMS = {
+    "text": (transformers.BertForSequenceClassification, transformers.AutoModelForSequenceClassification),
+    "tagging": (transformers.BertForTokenClassification, transformers.AutoModelForTokenClassification),
+}
+"""Their model of each workload, and what loads it."""
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("text", "gelu"), ("text", "relu"), ("tagging", "gelu")])
+def test_a_model_goes_in_is_trained_a_step_and_comes_out_with_equal_logits(
+    tmp_path: Path, kind: str, activation: str
+) -> None:
+    make, auto = FORMS[kind]
+    theirs, batch = bert(make, hidden_act=activation), rows(kind)
     theirs.save_pretrained(tmp_path / "in")
-    spec, ours = ours_of(tmp_path / "in")
+    spec, ours = ours_of(tmp_path / "in", kind)
     with torch.no_grad():
         before = theirs_of(theirs, batch)
         torch.testing.assert_close(ours(batch), before, rtol=0, atol=1e-5)
 
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    loss = F.cross_entropy(theirs_of(theirs, batch), batch["class"])
+    loss = loss_of(theirs_of(theirs, batch), batch)
     loss.backward()
     optimizer.step()
     assert trained(spec, ours, batch) == pytest.approx(loss.item(), rel=1e-5)
 
     (tmp_path / "out").mkdir()
     write_encoder(tmp_path / "out", spec, LABELS, ours)
-    again = transformers.AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out")).eval()
+    again = auto.from_pretrained(str(tmp_path / "out")).eval()
     with torch.no_grad():
         after = theirs_of(theirs, batch)
         assert (after - before).abs().max() > 0.05  # the step moved something
@@ -155,7 +178,7 @@ def test_other_forms_are_refused(change: dict[str, Any], message: str) -> None:
 
 def test_a_configuration_comes_back() -> None:
     spec = EncoderSpec(num_layers=3, hidden_dim=32, num_heads=2, vocabulary_size=400, num_positions=77)
-    config = json.loads(json.dumps(config_of(spec, LABELS)))
+    config = json.loads(json.dumps(config_of(TextSpec(**spec.model_dump()), LABELS)))
     assert spec_of(config, "config.json") == spec
     assert differences(spec, spec) == []
     other = spec.model_copy(update={"num_positions": 512})
@@ -170,5 +193,7 @@ def test_names_that_are_not_needed_have_none() -> None:
 
 def test_a_decoder_is_no_encoder(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
-    with pytest.raises(SpecError, match=r"holds a bert model, which is one of workload\.kind=text; give another"):
+    with pytest.raises(
+        SpecError, match=r"holds a bert model, which is one of workload\.kind=text or tagging; give another"
+    ):
         HuggingFaceFolder(tmp_path, "their-folder").check_fits(TransformerSpec())

@@ -69,7 +69,10 @@ def test_a_few_lines_are_a_whole_spec(tmp_path: Path) -> None:
             "workload.kind=recomender",
             r"workload\.kind: there is no 'recomender'\. Did you mean 'recommender'\? Valid: ",
         ),
-        ("workload.kind=chess", r"there is no 'chess'\. Valid: gan, language, recommender, tabular, text, vision\."),
+        (
+            "workload.kind=chess",
+            r"there is no 'chess'\. Valid: gan, language, recommender, tabular, tagging, text, vision\.",
+        ),
         ("workload={}", r"key 'workload\.kind' is missing; it has no default\. Valid: gan, language, recommender, "),
         ("workload={kind: vision, hight: 8}", r"unknown key 'workload\.hight'\. Did you mean 'height'\?"),
         ("workload={kind: vision, height: 8}", r"key 'workload\.width' is missing; it has no default"),

@@ -23,8 +23,9 @@ from serving.feedback import FeedbackLog
 from serving.language_model import LanguageModel
 from serving.recommendation import Recommendations
 from serving.recommender import web
+from serving.tagger import Tagger
 from tests.serving import pictures as gan_pictures
-from tests.serving import tables, texts
+from tests.serving import tables, tagged, texts
 
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 30, 60, 900
 GENRES = ("Comedy", "Drama", "War")
@@ -147,6 +148,17 @@ def language_model(published_texts: tuple[Storage, RingSpec, str]) -> LanguageMo
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> gan_pictures.Pictures:
     """A published GAN."""
     return gan_pictures.publish(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def tagged_texts(tmp_path_factory: pytest.TempPathFactory) -> tagged.TaggedTexts:
+    """A published tagger."""
+    return tagged.publish(tmp_path_factory.mktemp("tagged"))
+
+
+@pytest.fixture(scope="session")
+def tagger(tagged_texts: tagged.TaggedTexts) -> Tagger:
+    return Tagger.load(Registry(tagged_texts.storage, tagged_texts.spec.name), tagged_texts.version)
 
 
 @pytest.fixture

@@ -140,3 +140,18 @@ def test_renaming_keeps_every_rule_of_a_column() -> None:
     column = Column("image", "numbers", required=False, nullable=True, low=0, high=9, length=4)
     (renamed,) = rename([column], {"image": "pixels"})
     assert renamed == Column("image", "numbers", "pixels", required=False, nullable=True, low=0, high=9, length=4)
+
+
+@pytest.mark.parametrize("tags", [["A|O|O", "A|O", "O", "", "A"], [["A", "O", "O"], ["A", "O"], ["O"], None, ["A"]]])
+def test_a_list_needs_an_entry_for_each_word(tags: list[object]) -> None:
+    columns = (Column("text", "text"), Column("tags", "labels", entry_a_word_of="text"))
+    table = pa.table({"text": ["Emma  is\n in", "Emma is in", " Emma ", "Emma", None], "tags": tags})
+    checked = check_rows(table, columns)
+    assert [reason and reason.rpartition("'")[2] for reason in checked.column("reason").to_pylist()] == [
+        None,
+        " has 2 entries, but text has 3 words",
+        None,
+        "tags is missing",
+        "text is missing",
+    ]
+    assert checked.column("tags")[0].as_py() == ["A", "O", "O"]

@@ -86,3 +86,17 @@ def test_no_training_rows_give_a_vocabulary_that_knows_nothing() -> None:
 def test_settings_and_state_make_an_equal_vocabulary() -> None:
     vocabulary = fitted(drawn(0), min_count=17)
     assert Vocabulary.model_validate(vocabulary.settings()).with_state(vocabulary.state()) == vocabulary
+
+
+def test_entries_of_lists_are_looked_up_one_by_one() -> None:
+    lists = pa.array([["b", "a"], [], None, ["b", None, "b"]], pa.list_(pa.string()))
+    unfitted = Vocabulary(column="tags", output="number", of="labels")
+    rows = TrainRows(pa.table({"tags": lists, "split": ["train"] * 4}))
+    vocabulary = unfitted.fitted(unfitted.merge([unfitted.statistics(rows)]))
+    assert vocabulary.values.to_pylist() == ["b", "a"]
+    asked = pa.chunked_array([[["x", "a"]], [["b"], None]], pa.list_(pa.string()))
+    applied = vocabulary.apply(pa.table({"tags": asked.slice(0)})).column("number")
+    assert applied.type == pa.list_(pa.int32())
+    assert applied.to_pylist() == [[0, 2], [1], []]
+    assert vocabulary.apply(pa.table({"tags": asked.slice(1)})).column("number").to_pylist() == [[1], []]
+    assert vocabulary.apply_row({"tags": ["x", "a"]}) == {"number": [0, 2]}

@@ -97,6 +97,12 @@ CASES = {
         {"pipeline": 2, "micro_batches": 4, "schedule": "zbv"},
         {"tensor": 2, "pipeline": 2, "micro_batches": 2},
     ],
+    "tagging": [
+        {"replicate": 2, "accumulation": 2},
+        {"shard": 2, "recompute": True},
+        {"tensor": 2},
+        {"pipeline": 2, "micro_batches": 4, "schedule": "zbv"},
+    ],
     # A ReLU's gradient jumps at 0. Of the half million activations of a step in float32 one may lie so near to it that
     # two right orders of summation take different sides, after which the losses part: 3e-5 of the gradient was seen.
     "vision_float64": [*ANY_MODEL, *CHAINS],

@@ -27,6 +27,7 @@ from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.recommender import RecommenderSpec
 from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.tagging import TaggingSpec
 from jobs.workloads.text import TextSpec
 from jobs.workloads.vision import VisionSpec
 
@@ -136,6 +137,18 @@ def text() -> Sample:
     return fitted("text", spec, {"id": [str(n) for n in range(NUM_ROWS)], "text": texts, "label": labels.astype(str)})
 
 
+def tagging() -> Sample:
+    generator = np.random.default_rng(0)
+    words = [generator.choice(["ab", "cd", "efg", "h1"], generator.integers(1, 9)).tolist() for _ in range(NUM_ROWS)]
+    tags = [[f"{len(word)} letters" for word in row] for row in words]
+    spec = TaggingSpec(
+        **{"context_length": 12, "num_positions": 16, "vocabulary_size": 270, "dropout": 0.2},
+        **{"num_layers": 6, "hidden_dim": 16, "num_heads": 4, "feed_forward_dim": 32},
+    )
+    events = {"id": [str(n) for n in range(NUM_ROWS)], "text": [" ".join(row) for row in words], "tags": tags}
+    return fitted("tagging", spec, events)
+
+
 def gan() -> Sample:
     images = np.random.default_rng(0).random((NUM_ROWS, 64))
     spec = GanSpec(height=8, width=8, noise_dim=4, block_channels=(8, 8), discriminator_rate=2)
@@ -152,6 +165,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "recommender": recommender,
     "tabular": tabular,
     "text": text,
+    "tagging": tagging,
     "vision": vision,
     "vision_float64": lambda: replace(vision(), dtype=torch.float64),
     "gan_float64": lambda: replace(gan(), dtype=torch.float64),

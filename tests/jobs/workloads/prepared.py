@@ -15,6 +15,7 @@ from jobs.workloads import WORKLOADS, event_keys
 from jobs.workloads.gan import GanSpec
 from jobs.workloads.language import LanguageSpec
 from jobs.workloads.tabular import TabularSpec
+from jobs.workloads.tagging import TaggingSpec
 from jobs.workloads.text import TextSpec
 from jobs.workloads.vision import VisionSpec
 from tests.jobs.workloads.example import Prepared
@@ -24,6 +25,11 @@ SPECS: dict[str, Any] = {
     "tabular": TabularSpec(label="status", numeric=("income",), categorical=("home",), hidden_dim=8, num_layers=2),
     "text": TextSpec(
         num_layers=1, hidden_dim=16, num_heads=2, feed_forward_dim=16, context_length=8, tokenizer="bytes", dropout=0.0
+    ),
+    "tagging": TaggingSpec(
+        **{"num_layers": 1, "hidden_dim": 16, "num_heads": 2, "feed_forward_dim": 16, "context_length": 8},
+        vocabulary_size=300,
+        dropout=0.0,
     ),
     "vision": VisionSpec(height=4, width=4, block_channels=(4, 8)),
     "gan": GanSpec(height=4, width=4, noise_dim=4, block_channels=(8, 4)),
@@ -44,6 +50,13 @@ RAW = {
             "id": [str(n) for n in range(40)],
             "text": [f"{'even' if n % 2 == 0 else 'odd'} {n}" for n in range(40)],
             "label": ["even", "odd"] * 20,
+        }
+    ),
+    "tagging": pa.table(
+        {
+            "id": [str(n) for n in range(40)],
+            "text": [f"row {n} is {'even' if n % 2 == 0 else 'odd'}" for n in range(40)],
+            "tags": [["noun", "number", "verb", "adjective"]] * 40,
         }
     ),
     "vision": pa.table(

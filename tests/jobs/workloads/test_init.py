@@ -33,6 +33,7 @@ AUGMENTS = {
     "tabular": {"noise": 0.1, "swap": 0.2, "drop": 0.2},
     "language": {"replace": 0.3},
     "text": {"replace": 0.3},
+    "tagging": {"replace": 0.3},
 }
 """What each workload can change by chance, and the entries that it may change."""
 CHANGED = {
@@ -40,6 +41,7 @@ CHANGED = {
     "tabular": {"numbers", "is_missing", "categories"},
     "language": {"token"},
     "text": {"token"},
+    "tagging": {"token"},
 }
 
 

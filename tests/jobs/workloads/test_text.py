@@ -1,7 +1,5 @@
 """The text workload beside scikit-learn, and what it refuses."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -77,20 +75,6 @@ def test_naive_bayes_is_that_of_scikit_learn() -> None:
     found = text.baselines(SPEC, transform, TrainRows(known), asked)["naive_bayes"]
     assert found["accuracy"] == pytest.approx((given.argmax(1) == counts[1][1]).mean())
     assert found["log_loss"] == pytest.approx(-np.log(given[np.arange(len(given)), counts[1][1]]).mean(), rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"context_length": 200},
-            r"context_length=200 is more than num_positions=128 have vectors; give",
-        ),
-    ],
-)
-def test_what_does_not_go_together_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TextSpec(**given)
 
 
 def test_replaced_tokens_are_of_the_text() -> None:
