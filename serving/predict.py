@@ -4,7 +4,6 @@ GET  /health    which version answers, and how good it is
 POST /predict   raw rows, as prepare reads them less the label -> a label and probabilities each
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,9 @@ from ray import serve
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
+from jobs.workloads.classification import ROWS_AT_ONCE
 from serving.ask import Question
+from serving.batcher import Batcher
 from serving.classifier import Classifier, Prediction
 from serving.endpoint import Body, Health, endpoint, serving_version
 
@@ -41,13 +42,11 @@ def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
     )
     description = f"Predictions by version `{classifier.version}`."
     application = endpoint(classifier.spec.name, description, health, max_body_bytes)
-    asked = _request_model(classifier)
+    asked, batcher = _request_model(classifier), Batcher(classifier.predict, ROWS_AT_ONCE)
 
     async def predict(request: Any) -> Predicted:
         """The most likely label of each row, and the probability of every label."""
-        # In a thread, because a Serve replica answers its health checks on this very loop.
-        predictions = await asyncio.to_thread(classifier.predict, request.rows)
-        return Predicted(version=classifier.version, predictions=predictions)
+        return Predicted(version=classifier.version, predictions=await batcher.ask(request.rows))
 
     predict.__annotations__["request"] = asked  # a model of this version's own columns, so no name in the source
     application.post("/predict")(predict)

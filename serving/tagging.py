@@ -4,7 +4,6 @@ GET  /health   which version answers, and how good it is
 POST /tag      texts -> of each its words, a tag each, and how likely that is
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.ask import Question
+from serving.batcher import Batcher
 from serving.endpoint import Body, Health, endpoint, serving_version
 from serving.tagger import TaggedWord, Tagger
 
@@ -51,12 +51,12 @@ def web(tagger: Tagger, max_body_bytes: int, release: str) -> FastAPI:
     description = f"Words tagged by version `{tagger.version}`: {tags}."
     application = endpoint(tagger.spec.name, description, health, max_body_bytes)
 
+    batcher = Batcher(tagger.tag, MAX_TEXTS)
+
     @application.post("/tag")
     async def tag(request: TagRequest) -> Tagged:
         """The most likely tag of each word."""
-        # In a thread, because a Serve replica answers its health checks on this very loop.
-        texts = await asyncio.to_thread(tagger.tag, request.texts)
-        return Tagged(version=tagger.version, texts=texts)
+        return Tagged(version=tagger.version, texts=await batcher.ask(request.texts))
 
     return application
 

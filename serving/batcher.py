@@ -1,0 +1,92 @@
+"""Batcher: what is asked at the same time, answered together, without a timer.
+
+While the model is at work, what comes waits; the moment it is free, all that waits is the next batch (bounded). So a
+lone request is not held up, and the more come the larger the batches are. The model runs in a thread of its own: the
+event loop takes requests, and answers Serve's health checks, meanwhile.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+A = TypeVar("A")
+
+
+@dataclass
+class _Asked(Generic[R, A]):
+    """One request: its rows, and who waits for their answers."""
+
+    rows: Sequence[R]
+    answer: "asyncio.Future[list[A]]"
+
+
+class Batcher(Generic[R, A]):
+    """A function of many rows that any number of callers may ask at the same time; of one event loop."""
+
+    def __init__(self, answer: Callable[[list[R]], Sequence[A]], max_rows: int) -> None:
+        """Args:
+        answer: an answer for each row, whatever the others are; called in one thread, one call after another.
+        max_rows: of a batch; a request that has more of its own is a batch alone.
+        """
+        self._answer, self._max_rows = answer, max_rows
+        self._waiting: deque[_Asked[R, A]] = deque()
+        self._thread = ThreadPoolExecutor(1, "batcher")
+        self._running: asyncio.Task[None] | None = None
+
+    async def ask(self, rows: Sequence[R]) -> list[A]:
+        """An answer for each row, in their order.
+
+        Raises:
+            Exception: what `answer` raises of these rows alone; those of others, asked together, are not to blame.
+        """
+        loop = asyncio.get_running_loop()
+        asked: _Asked[R, A] = _Asked(rows, loop.create_future())
+        self._waiting.append(asked)
+        if self._running is None or self._running.done():
+            self._running = loop.create_task(self._answer_all())
+        return await asked.answer
+
+    async def _answer_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = self._next_batch()
+            found = await loop.run_in_executor(self._thread, self._answered, [asked.rows for asked in batch])
+            for asked, answers in zip(batch, found, strict=True):
+                if asked.answer.done():  # its client went away
+                    continue
+                if isinstance(answers, Exception):
+                    asked.answer.set_exception(answers)
+                else:
+                    asked.answer.set_result(answers)
+
+    def _next_batch(self) -> list[_Asked[R, A]]:
+        """The oldest that wait and fit; those that nobody waits for any more are left out."""
+        batch, num_rows = list[_Asked[R, A]](), 0
+        while self._waiting:
+            if self._waiting[0].answer.done():
+                self._waiting.popleft()
+                continue
+            num_rows += len(self._waiting[0].rows)
+            if batch and num_rows > self._max_rows:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _answered(self, asked: Sequence[Sequence[R]]) -> "list[list[A] | Exception]":
+        """The answers to each request; where they cannot be given together, to each by itself."""
+        together = [row for rows in asked for row in rows]
+        try:
+            answers = list(self._answer(together))
+            if len(answers) != len(together):
+                raise RuntimeError(f"{len(answers)} answers to {len(together)} rows")
+        except Exception as error:
+            if len(asked) == 1:
+                return [error]
+            return [self._answered([rows])[0] for rows in asked]
+        left = iter(answers)
+        return [list(islice(left, len(rows))) for rows in asked]
