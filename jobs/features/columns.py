@@ -90,6 +90,11 @@ def check_rows(raw: pa.Table, columns: Sequence[Column]) -> pa.Table:
     return pa.table({**arrays, REASON: reasons})
 
 
+def whole(pattern: str) -> str:
+    """The regular expression that all of a text must be for the pattern to match it."""
+    return f"^(?:{pattern})$"
+
+
 RULES: dict[ColumnKind, str] = {
     "id": "identifier",
     "number": "number",
@@ -122,7 +127,7 @@ def _faults(
     if column.high is not None:
         yield pc.greater(values, column.high), f"is above {column.high:g}"
     if column.pattern is not None:
-        matches = pc.match_substring_regex(values, f"^(?:{column.pattern})$")
+        matches = pc.match_substring_regex(values, whole(column.pattern))
         yield pc.invert(matches), f"does not match '{column.pattern}'"
     if column.length is not None:
         lengths = pc.list_value_length(values)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.features.columns import Column, check_rows
-from serving.raw_row import row_model, typed_rows
+from serving.raw_row import plain_row, row_model, typed_rows
 
 COLUMNS = (
     Column("weight", "number", nullable=True),
@@ -79,3 +79,51 @@ def test_a_column_may_have_any_name(name: str) -> None:
     assert set(row_model(columns).model_json_schema()["properties"]) == {name, "other"}
     with pytest.raises(ValidationError, match="other\n  Field required"):
         row_model(columns).model_validate({name: 1.5})
+
+
+BOUNDED = (
+    Column("age", "number", low=18, high=99.5),
+    Column("plain", "number", nullable=True),
+    Column("home", "text", nullable=True, pattern="[a-zü]+"),
+    Column("note", "text", nullable=True),
+    Column("code", "id", nullable=True),
+    Column("marks", "numbers", nullable=True, length=2),
+    Column("path", "numbers", nullable=True),
+)
+BOUNDED_ROW = row_model(BOUNDED)
+ANY_NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-200, 200)
+ANY_TEXT = st.sampled_from(["own", "über", "Own", "o\n", "\u00a0x", "\u200b", "\u2003", " ", "", "a b"]) | st.text(
+    st.characters(blacklist_categories=("Cs",)), max_size=4
+)
+
+
+@settings(max_examples=1000)
+@given(
+    st.fixed_dictionaries(
+        {"age": ANY_NUMBER},
+        optional={
+            "plain": st.none() | ANY_NUMBER,
+            "home": st.none() | ANY_TEXT,
+            "note": st.none() | ANY_TEXT,
+            "code": st.none() | ANY_TEXT | st.integers(0, 10**6),
+            "marks": st.none() | st.lists(ANY_NUMBER, min_size=1, max_size=3),
+            "path": st.none() | st.lists(ANY_NUMBER, max_size=3),
+        },
+    )
+)
+def test_the_quick_way_gives_what_the_thorough_one_gives_or_nothing(asked: dict[str, Any]) -> None:
+    row = BOUNDED_ROW.model_validate(asked)
+    try:
+        [thorough] = typed_rows([row], BOUNDED).to_pylist()
+    except RequestValidationError:
+        thorough = None
+    quick = plain_row(row, BOUNDED)
+    assert quick is None or repr(quick) == repr(thorough)
+
+
+def test_plain_values_go_the_quick_way() -> None:
+    asked = {"age": 40, "plain": None, "home": "über", "note": "Ä b", "code": 7, "marks": [0.1, 2], "path": []}
+    row = BOUNDED_ROW.model_validate(asked)
+    assert plain_row(row, BOUNDED) == typed_rows([row], BOUNDED).to_pylist()[0]
+    times = [Column("when", "time")]
+    assert plain_row(row_model(times).model_validate({"when": 86400}), times) is None
