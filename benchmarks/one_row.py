@@ -104,10 +104,12 @@ def main() -> None:
     text = f"""# The features of one row
 
 {len(NUMBERS)} numbers imputed by the mean and scaled, {len(CATEGORIES)} categories numbered, of {NUM_ROWS:,} of
-{len(frame):,} loans, each row by itself (theirs as a frame of one row); {REPEATS} turns in one process, the ratio within a turn, its median and range.
+{len(frame):,} loans, each row by itself (theirs as a frame of one row);
+{REPEATS} turns in one process, the ratio within a turn, its median and range.
 The scaled numbers agree with scikit-learn's within {TOLERANCE:g}; that `apply_row` equals `apply` is held on 10,000
-random rows of every step (`tests/jobs/features/test_all_steps.py`). scikit-learn {sklearn.__version__}, pandas
-{pd.__version__}, {platform.machine()}. Made by `python -m benchmarks.one_row`.
+random rows of every step (`tests/jobs/features/test_all_steps.py`).
+scikit-learn {sklearn.__version__}, pandas {pd.__version__}, {platform.machine()}. Made by
+`python -m benchmarks.one_row`.
 
 | | microseconds a row | times as long |
 |---|---:|---:|

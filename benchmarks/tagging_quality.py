@@ -113,7 +113,8 @@ def main() -> None:
 signs; the tag of a word is the sign after it, one of {len(TAGS)}, or none. {known.num_rows:,} runs to train on,
 {asked.num_rows:,} to test on, by a hash of their number. The encoder is that of `jobs/specs/tagging.yaml`:
 {spec.train.num_epochs} epochs on one worker, from weights drawn at random. scikit-learn {sklearn.__version__} has each
-word, {NEAR} on either side and two pairs, C=1, on the same runs. One seed. Macro F1 is the mean over the tags.
+word, {NEAR} on either side and two pairs, C=1 and
+at most 300 iterations, on the same runs. One seed. Macro F1 is the mean over the tags.
 {platform.machine()}. Made by `python -m benchmarks.tagging_quality FOLDER --epochs {given.epochs}`.
 
 | | accuracy | macro F1 | log loss | seconds |
