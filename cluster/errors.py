@@ -5,6 +5,7 @@
     ├── DataError             raw data: missing, empty, a column, too many bad rows
     ├── StorageError          a storage URI that cannot be read or written
     ├── RegistryError         an unknown version or alias, a version that fails its checksums
+    ├── ReleaseError          traffic cannot be given to a version as asked
     └── ClusterError          the Ray cluster cannot be started, reached or stopped
 
 Each message names the value that was given, the rule it broke and the way out.
@@ -32,6 +33,10 @@ class StorageError(UserError):
 
 class RegistryError(UserError):
     """A version or an alias cannot be used."""
+
+
+class ReleaseError(UserError):
+    """Traffic cannot be given to a version as asked; it stays as it was."""
 
 
 class ClusterError(UserError):

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp
 
 from cluster.command import run as run_command
 from cluster.errors import ClusterError
@@ -31,7 +32,7 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
-from serving.release import release_id
+from serving.release_id import release_ids
 
 REQUEST_TIMEOUT_S = 60.0
 REACHABLE_WITHIN_S = 30.0
@@ -43,8 +44,14 @@ class Application(Protocol):
     def build(self, spec: RingSpec, storage: Storage, /) -> serve.Application:
         """The Serve application of `spec.serving.version`; raises RegistryError before anything is started."""
 
+    def load(self, spec: RingSpec, storage: Storage, version: str, release: str, /) -> ASGIApp:
+        """The application of a version, whose health names the release; raises RegistryError where it is damaged."""
+
     def questions(self, spec: RingSpec, storage: Storage, /) -> Sequence[Question]:
         """A few that show what it can do, the second one worth trying by hand."""
+
+    def golden(self, spec: RingSpec, storage: Storage, /) -> Sequence[Question]:
+        """What `spec.serving.version` is asked before it takes traffic; it has one answer."""
 
 
 APPLICATIONS: dict[str, Application] = {
@@ -76,7 +83,7 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
     serve.start(http_options=_http_options(spec), logging_config=quiet)
     try:
         serve.run(application, name=spec.name, route_prefix=f"/{spec.name}", logging_config=quiet)
-        _wait_until_reachable(_address(spec))
+        _wait_until_reachable(address_of(spec))
     except BaseException as error:  # Ctrl-C too
         reason = _last_words(spec.name) or str(error)
         if spec.name not in before.applications:  # else its earlier replicas may still answer
@@ -85,7 +92,7 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
         if isinstance(error, RuntimeError):
             raise ClusterError(f"application '{spec.name}' did not start: {reason}") from error
         raise
-    return _address(spec)
+    return address_of(spec)
 
 
 def remove(name: str) -> None:
@@ -141,8 +148,8 @@ def run(spec: RingSpec, storage: Storage) -> Served:
         ClusterError: the port is taken, or the application does not come up.
     """
     version = Registry(storage, spec.name).resolve(spec.serving.version)
-    if _answering_release(spec) == release_id(spec, version):
-        return Served(_address(spec), version, is_new=False)
+    if _answering_release(spec) == release_ids(spec)(version):
+        return Served(address_of(spec), version, is_new=False)
     return Served(deploy(spec, storage), version, is_new=True)
 
 
@@ -151,7 +158,7 @@ def _answering_release(spec: RingSpec) -> str | None:
     if spec.name not in serve.status().applications:
         return None
     try:
-        status, health = ask(_address(spec), Question("health", "/health"))
+        status, health = ask(address_of(spec), Question("health", "/health"))
     except OSError:
         return None
     return str(health["release"]) if status == HTTPStatus.OK else None
@@ -197,7 +204,7 @@ def _parse(arguments: Sequence[str]) -> Any:
 def _plan(spec: RingSpec, storage: Storage) -> str:
     version = Registry(storage, spec.name).resolve(spec.serving.version)
     replicas = "1 replica" if spec.serving.num_replicas == 1 else f"{spec.serving.num_replicas} replicas"
-    return f"would serve {spec.name} {spec.serving.version} = {version} with {replicas} at {_address(spec)}"
+    return f"would serve {spec.name} {spec.serving.version} = {version} with {replicas} at {address_of(spec)}"
 
 
 def _http_options(spec: RingSpec) -> HTTPOptions:
@@ -209,7 +216,8 @@ def _origin(spec: RingSpec) -> str:
     return f"http://{host}:{spec.serving.port}"
 
 
-def _address(spec: RingSpec) -> str:
+def address_of(spec: RingSpec) -> str:
+    """Where the application of a spec answers."""
     return f"{_origin(spec)}/{spec.name}"
 
 

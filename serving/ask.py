@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 TIMEOUT_S = 30.0
@@ -27,14 +28,16 @@ class Question:
         return f"curl {address}{self.path} -H 'Content-Type: application/json' -d {body}"
 
 
-def ask(address: str, question: Question, timeout_s: float = TIMEOUT_S) -> tuple[int, Any]:
+def ask(
+    address: str, question: Question, timeout_s: float = TIMEOUT_S, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, Any]:
     """The status and the JSON of the answer; the answer's text where it is no JSON.
 
     Raises:
         OSError: nothing answers at `address`.
     """
     data = None if question.body is None else json.dumps(question.body).encode()
-    request = urllib.request.Request(f"{address}{question.path}", data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{address}{question.path}", data, {"Content-Type": "application/json", **headers})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             return response.status, _content(response.read())

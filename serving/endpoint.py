@@ -1,22 +1,22 @@
 """What every application's HTTP side begins with: its pages, its health, its errors, and how Serve deploys it."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from ray import serve
+from starlette.types import ASGIApp
 
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.access import BodyLimit
+from serving.live_versions import LiveVersions
 from serving.problem import RESPONSES, install
-from serving.published import Published
-from serving.release import release_id
-
-P = TypeVar("P", bound=Published)
+from serving.release_id import release_ids
+from serving.shares import ShareLog
 
 MAX_ONGOING_REQUESTS = 128
 MAX_QUEUED_REQUESTS = 1024
@@ -66,29 +66,29 @@ def endpoint(name: str, description: str, health: Health, max_body_bytes: int) -
 
 
 def serving_version(
-    spec: RingSpec, storage: Storage, kind: type[P], web: Callable[[P, str], FastAPI]
+    spec: RingSpec, storage: Storage, load: Callable[[RingSpec, Storage, str, str], ASGIApp]
 ) -> serve.Application:
-    """The application of the version that `spec.serving.version` stands for now, the same for every replica.
+    """The application of the version that `spec.serving.version` stands for now, and of what a release adds to it.
 
     Args:
-        kind: what a version is loaded as.
-        web: makes the HTTP side of a loaded version, whose health names the release that is given.
+        load: makes the application of a version, by its name, whose health names the release that is given last.
 
     Raises:
         RegistryError: no such version, changed since it was published, or answering unlike it did in training.
     """
-    registry = Registry(storage, spec.name)
-    version = registry.resolve(spec.serving.version)
-    kind.load(registry, version)  # here a fault is told; in a replica it would be an endless restart
-    release = release_id(spec, version)
+    version, ids = Registry(storage, spec.name).resolve(spec.serving.version), release_ids(spec)
+    load(spec, storage, version, "")  # here a fault is told; in a replica it would be an endless restart
 
-    def application() -> FastAPI:
-        return web(kind.load(registry, version), release)
+    def application() -> ASGIApp:
+        share_log = ShareLog(storage, spec.name)
+        live = LiveVersions(lambda name: load(spec, storage, name, ids(name)), share_log, version)
+        live.follow()
+        return live
 
     return deployed(spec, application)
 
 
-def deployed(spec: RingSpec, application: Callable[[], FastAPI]) -> serve.Application:
+def deployed(spec: RingSpec, application: Callable[[], ASGIApp]) -> serve.Application:
     """What Serve runs: as many replicas as the spec says, each of which calls `application` once."""
     as_deployment = serve.deployment(
         name=spec.name,

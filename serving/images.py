@@ -61,10 +61,18 @@ def web(generator: ImageGenerator, max_body_bytes: int, release: str) -> FastAPI
     return application
 
 
+def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAPI:
+    """The application of a version.
+
+    Raises:
+        RegistryError: it is not what was published, or answers unlike it did in training.
+    """
+    return web(ImageGenerator.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+
+
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
     """See `serving_version`."""
-    most = spec.serving.max_body_bytes
-    return serving_version(spec, storage, ImageGenerator, lambda generator, release: web(generator, most, release))
+    return serving_version(spec, storage, load)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
@@ -76,3 +84,8 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
         Question("one image", "/generate", {"seed": 1}),
         Question("four images", "/generate", {"seed": 2, "num_images": 4}),
     )
+
+
+def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Those of `questions` that have one answer: all."""
+    return questions(spec, storage)[1:]

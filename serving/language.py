@@ -8,6 +8,7 @@ POST /v1/chat/completions  a conversation -> the assistant's next turn
 The official client finds it at `base_url=http://HOST:PORT/NAME/v1`.
 """
 
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from time import time
@@ -174,15 +175,22 @@ def web(model: LanguageModel, batch: ContinuousBatch, chat_template: str, max_bo
     return application
 
 
+def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAPI:
+    """The application of a version.
+
+    Raises:
+        RegistryError: it is not what was published, or answers unlike it did in training.
+    """
+    model, generation = LanguageModel.load(Registry(storage, spec.name), version), spec.serving.generation
+    batch = model.opened(generation.max_texts)
+    application = web(model, batch, generation.chat_template, spec.serving.max_body_bytes, release)
+    weakref.finalize(application, batch.close)
+    return application
+
+
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
     """See `serving_version`."""
-    generation = spec.serving.generation
-
-    def application(model: LanguageModel, release: str) -> FastAPI:
-        batch = model.opened(generation.max_texts)
-        return web(model, batch, generation.chat_template, spec.serving.max_body_bytes, release)
-
-    return serving_version(spec, storage, LanguageModel, application)
+    return serving_version(spec, storage, load)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
@@ -196,6 +204,11 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
         Question("a text that goes on", "/v1/completions", begun),
         Question("a conversation", "/v1/chat/completions", {"model": spec.name, "messages": said, "stop": "\n"}),
     )
+
+
+def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Those of `questions` that have one answer: all."""
+    return questions(spec, storage)[1:]
 
 
 def _usage(prompts: Sequence[Sequence[int]], texts: Any) -> Usage:

@@ -63,10 +63,18 @@ def _request_model(classifier: Classifier) -> type[Body]:
     )
 
 
+def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAPI:
+    """The application of a version.
+
+    Raises:
+        RegistryError: it is not what was published, or answers unlike it did in training.
+    """
+    return web(Classifier.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+
+
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
     """See `serving_version`."""
-    most = spec.serving.max_body_bytes
-    return serving_version(spec, storage, Classifier, lambda classifier, release: web(classifier, most, release))
+    return serving_version(spec, storage, load)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
@@ -78,3 +86,11 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
         Question("one row", "/predict", {"rows": rows[:1]}),
         Question(f"{len(rows[:NUM_ASKED])} rows", "/predict", {"rows": rows[:NUM_ASKED]}),
     )
+
+
+def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Each golden row by itself, and all together."""
+    registry = Registry(storage, spec.name)
+    rows = Classifier.load(registry, registry.resolve(spec.serving.version)).examples
+    alone = (Question(f"golden row {number}", "/predict", {"rows": [row]}) for number, row in enumerate(rows))
+    return (*alone, Question("all golden rows", "/predict", {"rows": rows}))

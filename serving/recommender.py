@@ -121,13 +121,19 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
     return application
 
 
+def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAPI:
+    """The application of a version.
+
+    Raises:
+        RegistryError: it is not what was published, or answers unlike it did in training.
+    """
+    recommendations = Recommendations.load(Registry(storage, spec.name), version)
+    return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
+
+
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
     """See `serving_version`."""
-
-    def application(recommendations: Recommendations, release: str) -> FastAPI:
-        return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
-
-    return serving_version(spec, storage, Recommendations, application)
+    return serving_version(spec, storage, load)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
@@ -139,3 +145,8 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
         Question(f"user {known}", "/recommend", {"user_id": known, "k": 5}),
         Question("a user never seen", "/recommend", {"user_id": "a stranger", "k": 5}),
     )
+
+
+def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Those of `questions` that have one answer: all."""
+    return questions(spec, storage)[1:]

@@ -1,17 +1,283 @@
-"""Release: which version answers, with which settings and code."""
+"""Give the versions of a running application their shares of the traffic, and take them back.
 
-import hashlib
-import json
+    python -m serving.release plan | apply | status | rollback RELEASE [key=value ...]
+    python -m serving.release promote VERSION RELEASE [key=value ...]
 
-from jobs.revision import code_revision
-from jobs.spec import RingSpec
+RELEASE is a YAML file such as `serving/release.yaml`. `apply` has every replica load what is new, replays golden rows
+through HTTP, and only then gives it traffic; nothing restarts. `promote` makes a version the only one and the
+champion; `rollback` gives the main version everything, or, where it has that, the one before.
+"""
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from cluster.command import run as run_command
+from cluster.errors import ClusterError, ReleaseError
+from cluster.registry import CHAMPION, Registry
+from cluster.spec import Spec, load
+from cluster.storage import Storage
+from jobs.spec import RingSpec, load_ring
+from serving.app import APPLICATIONS, address_of
+from serving.ask import Question, ask
+from serving.live_versions import VERSIONS
+from serving.parity import check_parity
+from serving.shares import Guardrails, ShareLog, Shares
+
+TAKEN_WITHIN_S = 120.0
+"""Time for all replicas to load what is new."""
+ASKED_EVERY_S = 0.05
 
 
-def release_id(spec: RingSpec, version: str) -> str:
-    """The digest, 12 hex digits, of all that decides what an application answers.
+class VersionSpec(Spec):
+    """A version and its part of the traffic."""
 
-    Where a running application has the same one, deploying again would change nothing.
+    version: str
+    """An alias, or its name."""
+    share: float = Field(ge=0, le=1)
+
+
+class ReleaseSpec(Spec):
+    """Who answers what, of one application."""
+
+    spec: str
+    """The YAML file of the application's ring."""
+    overrides: tuple[str, ...] = ()
+    """Of that file: `storage=...`, `serving.port=8001`."""
+    versions: tuple[VersionSpec, ...] = Field(min_length=1)
+    """The main one first: it takes what a version that is rolled back had."""
+    salt: str = ""
+    """Of the hash that gives a unit (header X-Unit) its version; another one deals anew."""
+    guardrails: Guardrails = Guardrails()
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "ReleaseSpec":
+        names, total = [one.version for one in self.versions], sum(one.share for one in self.versions)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"shares add up to {total:g}; give such that make 1 together")
+        if len(set(names)) < len(names):
+            raise ValueError(f"versions {names} name one twice; give each its share once")
+        return self
+
+
+@dataclass(frozen=True)
+class Application:
+    """The application that a release is of, as it runs."""
+
+    ring: RingSpec
+    storage: Storage
+
+    @property
+    def registry(self) -> Registry:
+        """Its versions."""
+        return Registry(self.storage, self.ring.name)
+
+    @property
+    def log(self) -> ShareLog:
+        """The states of its release."""
+        return ShareLog(self.storage, self.ring.name)
+
+    def replicas(self, until: Callable[[Mapping[str, Any]], bool] = lambda _: True) -> dict[str, Mapping[str, Any]]:
+        """What each replica tells of itself, once `until` holds for all of them.
+
+        Raises:
+            ClusterError: nothing answers, or it does not hold within two minutes.
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        deadline = time.monotonic() + TAKEN_WITHIN_S
+        while time.monotonic() < deadline:
+            told = self._told()
+            found[str(told["replica"])] = told
+            if len(found) >= self.ring.serving.num_replicas and all(map(until, found.values())):
+                return found
+            time.sleep(ASKED_EVERY_S)
+        raise ClusterError(
+            f"{len(found)} of {self.ring.serving.num_replicas} replicas of '{self.ring.name}' were heard, and not all "
+            f"have the release within {TAKEN_WITHIN_S:.0f} s; look at Serve's log, then: status, rollback"
+        )
+
+    def _told(self) -> Mapping[str, Any]:
+        address = address_of(self.ring)
+        try:
+            status, told = ask(address, Question("versions", VERSIONS))
+        except OSError as error:
+            raise ClusterError(
+                f"nothing answers at {address} ({error}); start the application first: python -m serving.app SPEC"
+            ) from None
+        if status != 200:
+            raise ClusterError(f"{address}{VERSIONS} answers {status}; is that another application, or older code?")
+        return dict(told)
+
+    def state(self) -> Shares:
+        """What holds now."""
+        return self.log.newest(str(self._told()["release"]["deployed"]))
+
+    def change(self, state: Shares) -> None:
+        """Make a state hold in every replica.
+
+        Raises:
+            ReleaseError: a replica cannot load a version; the state before holds again.
+        """
+        before = self.state()
+        self.log.add(state)
+        told = self.replicas(lambda one: one["release"]["number"] >= state.number or bool(_refused(one, state)))
+        why = next((_refused(one, state) for one in told.values() if _refused(one, state)), "")
+        if why:
+            self.log.add(state.next(before.shares, f"not taken: {why}"))
+            raise ReleaseError(f"{why}. The traffic stays as it was")
+
+
+def _refused(told: Mapping[str, Any], state: Shares) -> str:
+    return next((f"{name} is not taken: {why}" for name, why in told["refused"].items() if name in state.shares), "")
+
+
+def application_of(release: ReleaseSpec) -> Application:
+    """The application that a release names."""
+    ring = load_ring(release.spec, release.overrides)
+    return Application(ring, Storage(ring.storage))
+
+
+def wanted(release: ReleaseSpec, registry: Registry) -> dict[str, float]:
+    """The share of each version, by its name.
+
+    Raises:
+        RegistryError: there is no such version.
+        ReleaseError: two aliases stand for one version.
     """
-    settings = spec.serving.model_dump(mode="json", exclude={"version", "promote"})
-    content = [spec.name, spec.storage, version, settings, code_revision("serving.app")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    shares: dict[str, float] = {}
+    for one in release.versions:
+        name = registry.resolve(one.version)
+        if name in shares:
+            raise ReleaseError(f"'{one.version}' is version {name}, which has a share already; name another one")
+        shares[name] = one.share
+    return shares
+
+
+def plan(release: ReleaseSpec) -> str:
+    """What `apply` would do."""
+    application = application_of(release)
+    shares, state = wanted(release, application.registry), application.state()
+    lines = [f"release of {application.ring.name} at {address_of(application.ring)}"]
+    for name in [*shares, *(name for name in state.shares if name not in shares)]:
+        new = "  new: loaded and compared first" if name not in state.shares else ""
+        lines.append(f"  {name}  {state.shares.get(name, 0):.1%} -> {shares.get(name, 0):.1%}{new}")
+    return "\n".join(lines)
+
+
+def apply(release: ReleaseSpec) -> str:
+    """Give the versions their shares, new ones once they answered their golden rows through HTTP.
+
+    Raises:
+        RegistryError: a version is not what was published, or answers unlike it did in training.
+        ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was.
+    """
+    application = application_of(release)
+    shares, state = wanted(release, application.registry), application.state()
+    settings = {"salt": release.salt, "guardrails": release.guardrails}
+    new = [name for name in shares if name not in state.shares]
+    loaded = {name: _loaded(application, name) for name in new}
+    if new:
+        application.change(state.next({**state.shares, **dict.fromkeys(new, 0.0)}, f"try {', '.join(new)}"))
+        try:
+            for name in new:
+                check_parity(address_of(application.ring), name, *loaded[name])
+        except (ReleaseError, OSError) as error:
+            application.change(application.state().next(state.shares, f"refused: {error}"))
+            raise
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    application.change(application.state().next(shares, told).model_copy(update=settings))
+    return f"release: {told}"
+
+
+def _loaded(application: Application, version: str) -> tuple[Any, Sequence[Question]]:
+    """The application of a version in this process, and what to ask both."""
+    ring = application.ring
+    serving = ring.serving.model_copy(update={"version": version})
+    one = ring.model_copy(update={"serving": serving})
+    kind = APPLICATIONS[ring.workload.kind]
+    return kind.load(one, application.storage, version, ""), kind.golden(one, application.storage)
+
+
+def status(release: ReleaseSpec) -> str:
+    """Shares, what was seen of each version, and how it came to that."""
+    application = application_of(release)
+    told, state = application.replicas(), application.state()
+    lines = [f"release {state.number} of {application.ring.name}: {state.why or 'as it was deployed'}"]
+    for name, share in state.shares.items():
+        seen = [one["seen"][name] for one in told.values() if name in one["seen"]]
+        num = sum(each["num_requests"] for each in seen)
+        errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
+        slowest = max((each["p95_ms"] for each in seen), default=0.0)
+        lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
+    lines += [f"  {old.made_at}  {old.number}: {old.why}" for old in application.log.history()[-10:]]
+    return "\n".join(lines)
+
+
+def promote(release: ReleaseSpec, version: str) -> str:
+    """Give a version everything, and make it the champion."""
+    application = application_of(release)
+    name, state = application.registry.resolve(version), application.state()
+    if name not in state.shares:
+        have = ", ".join(state.shares)
+        raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
+    application.change(state.next({name: 1.0}, f"promoted {name}"))
+    application.registry.promote(name)
+    return f"release: {name} answers everything, and is the champion"
+
+
+def rollback(release: ReleaseSpec) -> str:
+    """Give the main version everything; where it has that already, the main one before it.
+
+    Raises:
+        ReleaseError: there is no other one to go back to.
+    """
+    application = application_of(release)
+    state, registry = application.state(), application.registry
+    target = state.main if len(state.shares) > 1 else _main_before(application, state)
+    application.change(state.next({target: 1.0}, f"rolled back to {target} by hand"))
+    if registry.aliases().get(CHAMPION, [""])[0] == state.main != target:
+        registry.promote(target)
+    return f"release: {target} answers everything"
+
+
+def _main_before(application: Application, state: Shares) -> str:
+    others = [old.main for old in application.log.history() if old.deployed == state.deployed]
+    earlier = [name for name in [state.deployed, *others] if name != state.main]
+    if not earlier:
+        raise ReleaseError(
+            f"{state.main} was deployed and is all there was; go back by the registry: python -m cluster.registry "
+            "STORAGE NAME rollback, then python -m serving.app SPEC"
+        )
+    return earlier[-1]
+
+
+COMMANDS: dict[str, Callable[[ReleaseSpec], str]] = {
+    "plan": plan,
+    "apply": apply,
+    "status": status,
+    "rollback": rollback,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command from the command line."""
+    parser = ArgumentParser("python -m serving.release", description="Give versions their shares of the traffic.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in (*COMMANDS, "promote"):
+        command = commands.add_parser(name)
+        if name == "promote":
+            command.add_argument("version", metavar="VERSION", help="an alias, or its name")
+        command.add_argument("release", metavar="RELEASE", help="a YAML file, for example serving/release.yaml")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="replaces one value of RELEASE")
+    given = parser.parse_args(arguments)
+    release = load(ReleaseSpec, given.release, given.overrides)
+    print(promote(release, given.version) if given.command == "promote" else COMMANDS[given.command](release))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -61,10 +61,18 @@ def web(tagger: Tagger, max_body_bytes: int, release: str) -> FastAPI:
     return application
 
 
+def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAPI:
+    """The application of a version.
+
+    Raises:
+        RegistryError: it is not what was published, or answers unlike it did in training.
+    """
+    return web(Tagger.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+
+
 def build(spec: RingSpec, storage: Storage) -> serve.Application:
     """See `serving_version`."""
-    most = spec.serving.max_body_bytes
-    return serving_version(spec, storage, Tagger, lambda tagger, release: web(tagger, most, release))
+    return serving_version(spec, storage, load)
 
 
 def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
@@ -76,3 +84,10 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
         Question("one text", "/tag", {"texts": texts[:1]}),
         Question(f"{len(texts[:5])} texts", "/tag", {"texts": texts[:5]}),
     )
+
+
+def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
+    """Each golden text by itself."""
+    registry = Registry(storage, spec.name)
+    texts = Tagger.load(registry, registry.resolve(spec.serving.version)).examples
+    return [Question(f"golden text {number}", "/tag", {"texts": [text]}) for number, text in enumerate(texts)]

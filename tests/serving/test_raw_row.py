@@ -97,7 +97,7 @@ ANY_TEXT = st.sampled_from(["own", "über", "Own", "o\n", "\u00a0x", "\u200b", "
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(
     st.fixed_dictionaries(
         {"age": ANY_NUMBER},

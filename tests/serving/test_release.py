@@ -1,30 +1,249 @@
+"""Shares of a running application, over real HTTP and with requests all the while, of which none may fail."""
+
+import json
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from jobs.spec import RingSpec
-from serving.release import release_id
-from tests.serving.conftest import make_spec
+from cluster.errors import ClusterError, RegistryError, ReleaseError, SpecError
+from cluster.registry import CHAMPION, Registry
+from cluster.spec import dump, load
+from cluster.storage import MANIFEST, Storage
+from serving.app import deploy, remove, stop_if_idle
+from serving.classifier import Classifier
+from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
+from tests.serving.test_app import free_port
+
+ROW = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
 
 
-@pytest.fixture
-def spec(tmp_path: Path) -> RingSpec:
-    return make_spec(tmp_path)
+@dataclass
+class Running:
+    """An application with two replicas, and versions that it may be given."""
+
+    address: str
+    storage: Storage
+    file: Path
+    registry: Registry
+    old: str
+    new: str
+    answers: list[tuple[int, str]] = field(default_factory=list)
+    """Status and version of every request that was made meanwhile."""
+
+    def release(self, **changed: Any) -> ReleaseSpec:
+        return load(ReleaseSpec, self.file, [f"{key}={json.dumps(value)}" for key, value in changed.items()])
+
+    def shared(self, new: float, **changed: Any) -> ReleaseSpec:
+        versions = [{"version": "old", "share": 1 - new}, {"version": "new", "share": new}]
+        return self.release(versions=versions, **changed)
+
+    def ask(self, unit: str) -> tuple[int, str]:
+        headers = {"Content-Type": "application/json", "X-Unit": unit}
+        asked = urllib.request.Request(f"{self.address}/predict", json.dumps({"rows": [ROW]}).encode(), headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as response:
+                assert json.loads(response.read())["version"] == response.headers["x-version"]
+                return response.status, response.headers["x-version"]
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    def versions_of(self, units: list[str]) -> dict[str, str]:
+        return {unit: self.ask(unit)[1] for unit in units}
 
 
-def test_the_same_release_has_the_same_id(spec: RingSpec, tmp_path: Path) -> None:
-    assert release_id(spec, "v1") == release_id(make_spec(tmp_path), "v1")
+@pytest.fixture(scope="module")
+def running(cluster: Any, loans: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("released")
+    given, spec, old = loans
+    shutil.copytree(given.path("models"), root / "models")
+    storage = Storage(str(root))
+    registry = Registry(storage, spec.name)
+    new = published_again(registry, old)
+    registry.promote(old, "old")
+    registry.promote(new, "new")
+    serving = spec.serving.model_copy(update={"port": free_port(), "num_replicas": 2})
+    spec = spec.model_copy(update={"serving": serving, "storage": storage.uri})
+    (root / "loans.yaml").write_text(dump(spec))
+    release = root / "release.yaml"
+    release.write_text(f"spec: {root / 'loans.yaml'}\nversions: [{{version: old, share: 1.0}}]\n")
+    try:
+        yield Running(deploy(spec, storage), storage, release, registry, old, new)
+    finally:
+        remove(spec.name)
+        stop_if_idle()
 
 
-def test_another_version_storage_or_setting_is_another_release(spec: RingSpec, tmp_path: Path) -> None:
-    ids = {
-        release_id(spec, "v1"),
-        release_id(spec, "v2"),
-        release_id(make_spec(tmp_path / "other"), "v1"),
-        release_id(make_spec(tmp_path, num_replicas=2), "v1"),
-    }
-    assert len(ids) == 4
+@pytest.fixture(autouse=True)
+def under_load(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Requests of a tenth of a second's distance while a test with the application runs; each must be answered."""
+    if "running" not in request.fixturenames:
+        yield
+        return
+    app: Running = request.getfixturevalue("running")
+    app.answers.clear()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            app.answers.append(app.ask(f"visitor {len(app.answers) % 50}"))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join(30)
+    failed = [answer for answer in app.answers if answer[0] != 200]
+    assert app.answers
+    assert failed == []
 
 
-def test_by_which_alias_a_version_was_named_makes_no_difference(spec: RingSpec, tmp_path: Path) -> None:
-    assert release_id(make_spec(tmp_path, version="v1", promote="never"), "v1") == release_id(spec, "v1")
+def published_again(registry: Registry, version: str) -> str:
+    """Another version with the same content."""
+    with TemporaryDirectory() as scratch, registry.open(version) as folder:
+        shutil.copytree(folder, Path(scratch) / "copy", ignore=shutil.ignore_patterns(MANIFEST))
+        return registry.publish(Path(scratch) / "copy", {"run": "generated"})
+
+
+def replicas(running: Running) -> set[str]:
+    return set(application_of(running.release()).replicas())
+
+
+@pytest.mark.ray
+def test_a_share_comes_grows_and_goes_without_a_restart_and_units_keep_their_version(running: Running) -> None:
+    units = [f"user {number}" for number in range(120)]
+    before = replicas(running)
+    assert len(before) == 2
+    assert apply(running.shared(0.3)) == f"release: {running.old} 70.0%, {running.new} 30.0%"
+    first = running.versions_of(units)
+    assert running.versions_of(units) == first
+    assert 15 < Counter(first.values())[running.new] < 57  # 36 and four standard errors
+    apply(running.shared(0.6))
+    second = running.versions_of(units)
+    assert all(second[unit] == running.new for unit in units if first[unit] == running.new)
+    assert Counter(second.values())[running.new] > Counter(first.values())[running.new]
+    told = status(running.shared(0.6))
+    assert f"{running.new}  60.0%" in told
+    assert "0.0% failed" in told
+    assert rollback(running.shared(0.6)) == f"release: {running.old} answers everything"
+    assert set(running.versions_of(units[:30]).values()) == {running.old}
+    assert replicas(running) == before
+
+
+@pytest.mark.ray
+def test_who_is_promoted_is_the_champion_and_the_way_back_is_kept(running: Running) -> None:
+    running.registry.promote(running.old)
+    with pytest.raises(ReleaseError, match=r"'new' has no traffic yet, .* have; give it a share first: apply"):
+        promote(running.shared(0.1), "new")
+    apply(running.shared(0.1))
+    promote(running.shared(0.1), "new")
+    assert running.registry.resolve(CHAMPION) == running.new
+    assert set(running.versions_of(["a", "b", "c"]).values()) == {running.new}
+    rollback(running.shared(0.1))
+    assert running.registry.resolve(CHAMPION) == running.old
+    assert set(running.versions_of(["a", "b", "c"]).values()) == {running.old}
+
+
+@pytest.mark.ray
+def test_a_damaged_version_is_refused_before_any_replica_sees_it(running: Running) -> None:
+    damaged = published_again(running.registry, running.old)
+    path = Path(running.storage.path(f"models/{running.registry.name}/{damaged}/weights.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    release = running.release(versions=[{"version": "old", "share": 0.5}, {"version": damaged, "share": 0.5}])
+    with pytest.raises(RegistryError, match=r"weights\.safetensors differs from its checksum"):
+        apply(release)
+    assert set(running.versions_of([f"{n}" for n in range(20)]).values()) == {running.old}
+
+
+@pytest.mark.ray
+def test_a_version_that_answers_otherwise_over_http_gets_no_traffic(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replicas have the version as it is; here it is loaded as if its code computed something else."""
+    predict = Classifier.predict
+
+    def otherwise(self: Classifier, rows: Any) -> Any:
+        return [one.model_copy(update={"label": "changed"}) for one in predict(self, rows)]
+
+    monkeypatch.setattr(Classifier, "predict", otherwise)
+    message = r"answers golden row 0 unlike it does where .*/predictions/0/label is '\w+', was 'changed'"
+    with pytest.raises(ReleaseError, match=message):
+        apply(running.shared(0.5))
+    assert set(running.versions_of([f"{n}" for n in range(20)]).values()) == {running.old}
+    state = application_of(running.release()).state()
+    assert state.shares == {running.old: 1.0}
+    assert state.why.startswith("refused: ")
+
+
+@pytest.mark.ray
+def test_a_version_that_is_slower_than_it_may_be_steps_back_by_itself(running: Running) -> None:
+    slow = {"max_p95_ms": 0.001, "min_requests": 5}
+    apply(running.shared(0.5, guardrails=slow))
+    deadline = time.monotonic() + 60
+    while application_of(running.release()).state().shares != {running.old: 1.0}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "95th percentile of its latency" in status(running.release())
+
+
+@pytest.mark.ray
+def test_the_command_line_plans_and_applies(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    versions = "versions=[{version: old, share: 0.9}, {version: new, share: 0.1}]"
+    assert main(["plan", str(running.file), versions]) == 0
+    told = capsys.readouterr().out
+    assert f"{running.new}  0.0% -> 10.0%  new: loaded and compared first" in told
+    assert plan(running.shared(0.1)) + "\n" == told
+    assert main(["apply", str(running.file), versions]) == 0
+    assert main(["status", str(running.file)]) == 0
+    assert main(["promote", "old", str(running.file)]) == 0
+    assert f"{running.old} answers everything, and is the champion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ([{"version": "a", "share": 0.5}], r"shares add up to 0\.5; give such that make 1 together"),
+        ([{"version": "a", "share": 0.5}] * 2, r"name one twice; give each its share once"),
+        ([], r"versions: .*at least 1 item"),
+        ([{"version": "a", "share": 1.5}], r"less than or equal to 1"),
+    ],
+)
+def test_shares_that_make_no_whole_are_refused(versions: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "release.yaml").write_text(f"spec: ring.yaml\nversions: {json.dumps(versions)}\n")
+    with pytest.raises(SpecError, match=message):
+        load(ReleaseSpec, tmp_path / "release.yaml")
+
+
+def test_two_names_of_one_version_are_refused(loans: Any) -> None:
+    storage, spec, version = loans
+    given = ReleaseSpec.model_validate(
+        {"spec": "ring.yaml", "versions": ({"version": "champion", "share": 0.5}, {"version": version, "share": 0.5})}
+    )
+    with pytest.raises(ReleaseError, match=rf"'{version}' is version {version}, which has a share already"):
+        wanted(given, Registry(storage, spec.name))
+
+
+def test_without_an_application_the_way_out_is_named(loans: Any, tmp_path: Path) -> None:
+    _, spec, version = loans
+    serving = spec.serving.model_copy(update={"port": free_port()})
+    (tmp_path / "loans.yaml").write_text(dump(spec.model_copy(update={"serving": serving})))
+    given = ReleaseSpec.model_validate(
+        {"spec": str(tmp_path / "loans.yaml"), "versions": ({"version": version, "share": 1.0},)}
+    )
+    with pytest.raises(ClusterError, match=r"nothing answers at .*; start the application first"):
+        status(given)
+
+
+def test_the_release_that_comes_along_names_a_spec_and_shares_that_add_up() -> None:
+    shipped = load(ReleaseSpec, Path(__file__).parents[2] / "serving/release.yaml")
+    assert Path(shipped.spec).name == "tabular.yaml"
+    assert [one.version for one in shipped.versions] == ["champion", "challenger"]

@@ -1,0 +1,169 @@
+"""Which version answers, what happens to versions that fail, and that no request is lost on the way."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from cluster.errors import RegistryError
+from cluster.storage import Storage
+from serving.live_versions import LiveVersions
+from serving.shares import Guardrails, ShareLog
+
+Send = Callable[..., httpx.Response]
+RAILS = Guardrails(max_error_rate=0.1, max_p95_ms=40, min_requests=20)
+
+
+def version(name: str) -> Starlette:
+    """One that says its name; those called `failing` and `slow` are."""
+
+    async def say(request: Request) -> Response:
+        if name == "slow":
+            await asyncio.sleep(0.08)
+        if name == "failing":
+            raise RuntimeError("broken inside")
+        return PlainTextResponse(name)
+
+    if name.startswith("damaged"):
+        raise RegistryError(f"version {name} is not what was published")
+    return Starlette(routes=[Route("/", say)])
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ShareLog:
+    return ShareLog(Storage(str(tmp_path)), "loans")
+
+
+@pytest.fixture
+def live(log: ShareLog) -> LiveVersions:
+    return LiveVersions(version, log, "old")
+
+
+def release(log: ShareLog, rails: Guardrails = RAILS, **shares: float) -> None:
+    log.add(log.newest("old").next(shares, "by the test").model_copy(update={"guardrails": rails}))
+
+
+def texts(live: LiveVersions, to: Send, num: int, **headers: str) -> list[str]:
+    return [to(live, "GET", "/", headers=headers).text for _ in range(num)]
+
+
+def test_what_was_deployed_answers_until_something_is_said(live: LiveVersions, to: Send) -> None:
+    answer = to(live, "GET", "/")
+    assert (answer.text, answer.headers["x-version"]) == ("old", "old")
+
+
+def test_a_state_is_taken_while_the_replica_runs_and_units_keep_their_version(
+    live: LiveVersions, log: ShareLog, to: Send
+) -> None:
+    release(log, old=0.5, new=0.5)
+    assert texts(live, to, 5) == ["old"] * 5
+    live.refresh()
+    state = log.newest("old")
+    for unit in ("ann", "bob", "eve", "joe"):
+        assert set(texts(live, to, 3, **{"X-Unit": unit})) == {state.version_of(unit)}
+    assert {"old", "new"} == set(texts(live, to, 60))
+    release(log, new=1.0)
+    live.refresh()
+    assert set(texts(live, to, 20)) == {"new"}
+
+
+def test_a_request_may_name_its_version(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    release(log, old=1.0, new=0.0)
+    live.refresh()
+    assert texts(live, to, 5, **{"X-Version": "new"}) == ["new"] * 5
+    assert set(texts(live, to, 20)) == {"old"}
+    refused = to(live, "GET", "/", headers={"X-Version": "other"})
+    assert refused.status_code == 404
+    assert refused.json()["detail"] == "version 'other' does not answer here; old, new do"
+
+
+def test_a_version_that_cannot_be_loaded_leaves_all_as_it_was(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    release(log, damaged=1.0)
+    live.refresh()
+    live.refresh()
+    assert texts(live, to, 3) == ["old"] * 3
+    told = to(live, "GET", "/versions").json()
+    assert told["refused"] == {"damaged": "version damaged is not what was published"}
+    assert told["release"]["shares"] == {"old": 1.0}
+    release(log, old=0.5, new=0.5)
+    live.refresh()
+    told = to(live, "GET", "/versions").json()
+    assert (told["refused"], told["release"]["shares"]) == ({}, {"old": 0.5, "new": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"), [("failing", "100.0% of its last 20 requests failed"), ("slow", "95th percentile of its latency")]
+)
+def test_a_version_that_breaks_a_guardrail_is_rolled_back_by_the_replica(
+    live: LiveVersions, log: ShareLog, to: Send, bad: str, why: str
+) -> None:
+    release(log, old=0.8, **{bad: 0.2})
+    live.refresh()
+    for _ in range(20):
+        to(live, "GET", "/", headers={"X-Version": bad})
+    live.refresh()
+    assert set(texts(live, to, 30)) == {"old"}
+    newest = log.newest("old")
+    assert newest.shares == {"old": 1.0}
+    assert newest.why.startswith(f"rolled back {bad}: ")
+    assert why in newest.why
+
+
+def test_the_main_version_is_never_rolled_back(log: ShareLog, to: Send) -> None:
+    live = LiveVersions(version, log, "failing")
+    log.add(log.newest("failing").next({"failing": 0.9, "new": 0.1}, "").model_copy(update={"guardrails": RAILS}))
+    live.refresh()
+    for _ in range(40):
+        to(live, "GET", "/", headers={"X-Version": "failing"})
+    live.refresh()
+    assert log.newest("failing").shares == {"failing": 0.9, "new": 0.1}
+
+
+def test_another_replica_that_was_first_is_followed(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    other = LiveVersions(version, log, "old")
+    release(log, old=0.8, failing=0.2)
+    for one in (live, other):
+        one.refresh()
+        for _ in range(20):
+            to(one, "GET", "/", headers={"X-Version": "failing"})
+    live.refresh()
+    other.refresh()
+    assert len(log.history()) == 2
+    assert {to(one, "GET", "/versions").json()["release"]["number"] for one in (live, other)} == {2}
+
+
+def test_a_replica_that_starts_late_has_what_the_others_have(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    release(log, new=1.0)
+    assert texts(LiveVersions(version, log, "old"), to, 3) == ["new"] * 3
+    assert texts(LiveVersions(version, log, "newer"), to, 3) == ["newer"] * 3  # the state was made for another one
+
+
+def test_requests_that_are_under_way_end_where_they_began(log: ShareLog) -> None:
+    live = LiveVersions(version, log, "slow")
+    log.add(log.newest("slow").next({"new": 1.0}, ""))
+
+    async def ask() -> list[str]:
+        transport: Any = httpx.ASGITransport(live)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            begun = [asyncio.create_task(client.get("/")) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            live.refresh()
+            later = await client.get("/")
+            return [*[answer.text for answer in await asyncio.gather(*begun)], later.text]
+
+    assert asyncio.run(ask()) == ["slow"] * 5 + ["new"]
+
+
+def test_what_was_seen_is_told(live: LiveVersions, to: Send) -> None:
+    texts(live, to, 3)
+    told = to(live, "GET", "/versions").json()
+    assert told["seen"]["old"]["num_requests"] == 3
+    assert told["release"]["deployed"] == "old"
+    assert len(told["replica"]) == 8
