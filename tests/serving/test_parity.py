@@ -43,7 +43,7 @@ def test_an_application_answers_in_this_process(classifier: Classifier) -> None:
 def stranger() -> Iterator[str]:
     """An address at which something else answers."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Stranger(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             body = f'{{"version": "{self.headers["x-version"]}", "predictions": []}}'.encode()
@@ -55,7 +55,7 @@ def stranger() -> Iterator[str]:
         def log_message(self, *given: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
