@@ -33,6 +33,7 @@ from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
 from serving.release_id import release_ids
+from serving.shares import ShareLog
 
 REQUEST_TIMEOUT_S = 60.0
 REACHABLE_WITHIN_S = 30.0
@@ -81,6 +82,7 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
         check_free(spec.serving.host, spec.serving.port)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(http_options=_http_options(spec), logging_config=quiet)
+    _end_release(spec, storage)
     try:
         serve.run(application, name=spec.name, route_prefix=f"/{spec.name}", logging_config=quiet)
         _wait_until_reachable(address_of(spec))
@@ -93,6 +95,14 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
             raise ClusterError(f"application '{spec.name}' did not start: {reason}") from error
         raise
     return address_of(spec)
+
+
+def _end_release(spec: RingSpec, storage: Storage) -> None:
+    """Let the version that is deployed answer everything, whatever a release of it gave to others before."""
+    version, share_log = Registry(storage, spec.name).resolve(spec.serving.version), ShareLog(storage, spec.name)
+    state = share_log.newest(version)
+    if state.shares != {version: 1.0}:
+        share_log.add(state.next({version: 1.0}, f"deployed {version}"))
 
 
 def remove(name: str) -> None:

@@ -7,6 +7,8 @@ version comes or goes, without a restart. A version that cannot be loaded leaves
 GET  .../versions          what this replica has, and what it saw
 X-Unit: TEXT               of a request: who asks, so that the same version answers as before
 X-Version: NAME            of a request: this version is to answer; of an answer: this one did
+
+What is only read, such as health and the pages of the interface, is the main version's.
 """
 
 import logging
@@ -107,7 +109,9 @@ class LiveVersions:
             return
         state, apps, tallies = self._state, self._apps, self._tallies
         headers = Headers(scope=scope)
-        version = headers.get(VERSION) or self._version_for(state, headers.get(UNIT))
+        version = headers.get(VERSION)
+        if version is None:
+            version = state.main if scope["method"] == "GET" else self._version_for(state, headers.get(UNIT))
         if version not in apps:
             detail = f"version '{version[:80]}' does not answer here; {', '.join(apps)} do"
             await problem(404, detail)(scope, receive, send)

@@ -24,6 +24,9 @@ RAILS = Guardrails(max_error_rate=0.1, max_p95_ms=40, min_requests=20)
 def version(name: str) -> Starlette:
     """One that says its name; those called `failing` and `slow` are."""
 
+    async def health(request: Request) -> Response:
+        return PlainTextResponse(f"{name} is well")
+
     async def say(request: Request) -> Response:
         if name == "slow":
             await asyncio.sleep(0.08)
@@ -33,7 +36,7 @@ def version(name: str) -> Starlette:
 
     if name.startswith("damaged"):
         raise RegistryError(f"version {name} is not what was published")
-    return Starlette(routes=[Route("/", say)])
+    return Starlette(routes=[Route("/", say, methods=["POST"]), Route("/health", health)])
 
 
 @pytest.fixture
@@ -51,11 +54,11 @@ def release(log: ShareLog, rails: Guardrails = RAILS, **shares: float) -> None:
 
 
 def texts(live: LiveVersions, to: Send, num: int, **headers: str) -> list[str]:
-    return [to(live, "GET", "/", headers=headers).text for _ in range(num)]
+    return [to(live, "POST", "/", headers=headers).text for _ in range(num)]
 
 
 def test_what_was_deployed_answers_until_something_is_said(live: LiveVersions, to: Send) -> None:
-    answer = to(live, "GET", "/")
+    answer = to(live, "POST", "/")
     assert (answer.text, answer.headers["x-version"]) == ("old", "old")
 
 
@@ -79,7 +82,7 @@ def test_a_request_may_name_its_version(live: LiveVersions, log: ShareLog, to: S
     live.refresh()
     assert texts(live, to, 5, **{"X-Version": "new"}) == ["new"] * 5
     assert set(texts(live, to, 20)) == {"old"}
-    refused = to(live, "GET", "/", headers={"X-Version": "other"})
+    refused = to(live, "POST", "/", headers={"X-Version": "other"})
     assert refused.status_code == 404
     assert refused.json()["detail"] == "version 'other' does not answer here; old, new do"
 
@@ -107,7 +110,7 @@ def test_a_version_that_breaks_a_guardrail_is_rolled_back_by_the_replica(
     release(log, old=0.8, **{bad: 0.2})
     live.refresh()
     for _ in range(20):
-        to(live, "GET", "/", headers={"X-Version": bad})
+        to(live, "POST", "/", headers={"X-Version": bad})
     live.refresh()
     assert set(texts(live, to, 30)) == {"old"}
     newest = log.newest("old")
@@ -121,7 +124,7 @@ def test_the_main_version_is_never_rolled_back(log: ShareLog, to: Send) -> None:
     log.add(log.newest("failing").next({"failing": 0.9, "new": 0.1}, "").model_copy(update={"guardrails": RAILS}))
     live.refresh()
     for _ in range(40):
-        to(live, "GET", "/", headers={"X-Version": "failing"})
+        to(live, "POST", "/", headers={"X-Version": "failing"})
     live.refresh()
     assert log.newest("failing").shares == {"failing": 0.9, "new": 0.1}
 
@@ -132,7 +135,7 @@ def test_another_replica_that_was_first_is_followed(live: LiveVersions, log: Sha
     for one in (live, other):
         one.refresh()
         for _ in range(20):
-            to(one, "GET", "/", headers={"X-Version": "failing"})
+            to(one, "POST", "/", headers={"X-Version": "failing"})
     live.refresh()
     other.refresh()
     assert len(log.history()) == 2
@@ -152,13 +155,21 @@ def test_requests_that_are_under_way_end_where_they_began(log: ShareLog) -> None
     async def ask() -> list[str]:
         transport: Any = httpx.ASGITransport(live)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            begun = [asyncio.create_task(client.get("/")) for _ in range(5)]
+            begun = [asyncio.create_task(client.post("/")) for _ in range(5)]
             await asyncio.sleep(0.02)
             live.refresh()
-            later = await client.get("/")
+            later = await client.post("/")
             return [*[answer.text for answer in await asyncio.gather(*begun)], later.text]
 
     assert asyncio.run(ask()) == ["slow"] * 5 + ["new"]
+
+
+def test_what_is_only_read_is_the_main_versions(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    release(log, old=0.1, new=0.9)
+    live.refresh()
+    for unit in ("ann", "bob", "eve", "joe"):
+        assert to(live, "GET", "/health", headers={"X-Unit": unit}).text == "old is well"
+    assert to(live, "GET", "/health", headers={"X-Version": "new"}).text == "new is well"
 
 
 def test_what_was_seen_is_told(live: LiveVersions, to: Send) -> None:

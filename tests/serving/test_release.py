@@ -196,6 +196,18 @@ def test_a_version_that_is_slower_than_it_may_be_steps_back_by_itself(running: R
 
 
 @pytest.mark.ray
+def test_deploying_ends_a_release(running: Running) -> None:
+    apply(running.shared(0.5))
+    promote(running.shared(0.5), "new")
+    running.registry.promote(running.old)
+    application = application_of(running.release())
+    deploy(application.ring, running.storage)
+    assert application.state().shares == {running.old: 1.0}
+    assert application.state().why == f"deployed {running.old}"
+    assert set(running.versions_of([f"{n}" for n in range(10)]).values()) == {running.old}
+
+
+@pytest.mark.ray
 def test_the_command_line_plans_and_applies(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     versions = "versions=[{version: old, share: 0.9}, {version: new, share: 0.1}]"
     assert main(["plan", str(running.file), versions]) == 0
