@@ -111,7 +111,13 @@ def test_an_unfitted_transform_saves_too(tmp_path: Path) -> None:
 def test_settings_are_plain_json(tmp_path: Path) -> None:
     fitted().save(tmp_path)
     names = json.loads((tmp_path / "transform.json").read_text())
-    assert names["steps"][1] == {"kind": "vocabulary", "column": "item_id", "output": "item", "min_count": 2}
+    assert names["steps"][1] == {
+        "kind": "vocabulary",
+        "column": "item_id",
+        "output": "item",
+        "of": "text",
+        "min_count": 2,
+    }
 
 
 def test_only_training_rows_can_be_fitted_on() -> None:
