@@ -7,7 +7,7 @@ is written at once, a busy replica writes few files, and no event is acknowledge
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,23 @@ class Event:
     """When this service got it, ISO 8601 in UTC."""
     version: str
     """The version that was serving."""
+
+
+def events_of(storage: Storage, name: str) -> Iterator[Event]:
+    """All events of an application, of all its replicas, in the order they were written; one sent twice comes twice.
+
+    Raises:
+        StorageError: a line is no event.
+    """
+    if not storage.exists(f"feedback/{name}"):
+        return
+    for info in storage.files(f"feedback/{name}"):
+        with storage.open(str(info.path)) as file:
+            for line in file.read().splitlines():
+                try:
+                    yield Event(**json.loads(line))
+                except (TypeError, ValueError) as error:
+                    raise StorageError(f"feedback file '{info.path}' is damaged: {error}; mend or remove it") from None
 
 
 class FeedbackLog:

@@ -24,6 +24,8 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving.app import APPLICATIONS, address_of
 from serving.ask import Question, ask
+from serving.experiment import ExperimentSpec, evaluate
+from serving.feedback import events_of
 from serving.live_versions import VERSIONS
 from serving.parity import check_parity
 from serving.shares import Guardrails, ShareLog, Shares
@@ -53,6 +55,8 @@ class ReleaseSpec(Spec):
     salt: str = ""
     """Of the hash that gives a unit (header X-Unit) its version; another one deals anew."""
     guardrails: Guardrails = Guardrails()
+    experiment: ExperimentSpec = ExperimentSpec()
+    """Of versions that users rate: what `status` compares them by."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ReleaseSpec":
@@ -213,6 +217,10 @@ def status(release: ReleaseSpec) -> str:
         errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
         slowest = max((each["p95_ms"] for each in seen), default=0.0)
         lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
+    found = evaluate(events_of(application.storage, application.ring.name), state, release.experiment)
+    if found:
+        lines += ["what users said since then:", *found.lines(release.experiment.level)]
+    lines += ["how it came to that:"]
     lines += [f"  {old.made_at}  {old.number}: {old.why}" for old in application.log.history()[-10:]]
     return "\n".join(lines)
 
