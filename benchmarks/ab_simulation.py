@@ -113,8 +113,8 @@ power of {POWER:.0%}. {platform.machine()}. Made by `python -m benchmarks.ab_sim
 {chr(10).join(lines)}
 
 - With the effect the sequential test decided after {median(times):,.0f} users of both versions (median; a quarter
-  within {quarter:,.0f}, three quarters within {three_quarters:,.0f}): on average {ratio:.2f} times what the t-test of one
-  look takes. Of {len(decided):,} decisions {num_wrong:,} had the wrong sign.
+  within {quarter:,.0f}, three quarters within {three_quarters:,.0f}): on average {ratio:.2f} times what the t-test of
+  one look takes. Of {len(decided):,} decisions {num_wrong:,} had the wrong sign.
 - The check of shares (level {RATIO_LEVEL:g}) raised {num_alarms:,} false alarms in {2 * num:,} tests.
 - A state that was written and read again, as another replica or a restart does, dealt {num_moved:,} of {400 * num:,}
   users otherwise.

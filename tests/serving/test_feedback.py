@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from cluster.errors import StorageError
 from cluster.storage import Storage
-from serving.feedback import Event, FeedbackLog
+from serving.feedback import Event, FeedbackLog, events_of
 from serving.recommendation import Recommendations
 from serving.recommender import web
 
@@ -141,3 +142,17 @@ def test_over_http_a_failing_write_is_503(
     response = to(application, "POST", "/feedback", json={"user_id": 1, "item_id": "m2", "rating": 4})
     problem_in(response, 503)
     assert str(tmp_path) not in response.text
+
+
+def test_events_are_read_back_in_order_and_damage_is_named(storage: Storage) -> None:
+    async def say() -> None:
+        log = FeedbackLog(storage, "recommender", lambda: NOON)
+        for number in range(3):
+            await log.append(event(number))
+
+    assert list(events_of(storage, "recommender")) == []
+    asyncio.run(say())
+    assert list(events_of(storage, "recommender")) == [event(number) for number in range(3)]
+    storage.write("feedback/recommender/2026-05-05/one.jsonl", b'{"event_id": "e"}\n')
+    with pytest.raises(StorageError, match=r"one\.jsonl' is damaged: .*missing.*; mend or remove it"):
+        list(events_of(storage, "recommender"))

@@ -1,6 +1,8 @@
 """Shares of a running application, over real HTTP and with requests all the while, of which none may fail."""
 
+import asyncio
 import json
+import re
 import shutil
 import threading
 import time
@@ -9,6 +11,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +24,7 @@ from cluster.spec import dump, load
 from cluster.storage import MANIFEST, Storage
 from serving.app import deploy, remove, stop_if_idle
 from serving.classifier import Classifier
+from serving.feedback import Event, FeedbackLog
 from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
 from tests.serving.test_app import free_port
 
@@ -205,6 +209,29 @@ def test_deploying_ends_a_release(running: Running) -> None:
     assert application.state().shares == {running.old: 1.0}
     assert application.state().why == f"deployed {running.old}"
     assert set(running.versions_of([f"{n}" for n in range(10)]).values()) == {running.old}
+
+
+@pytest.mark.ray
+def test_what_users_said_of_each_version_is_in_the_status(running: Running) -> None:
+    apply(running.shared(0.5))
+    application = application_of(running.release())
+    state, log = application.state(), FeedbackLog(running.storage, application.ring.name)
+    assert "what users said" not in status(running.shared(0.5))
+
+    async def say() -> None:
+        said = []
+        for number in range(400):
+            version, at = state.version_of(f"user {number}"), datetime.now(UTC).isoformat()
+            rating = 4.0 + (version == running.new) + number % 7 / 10
+            said.append(log.append(Event(f"e{number}", f"user {number}", "m1", rating, 0, at, version)))
+        await asyncio.gather(*said)
+
+    asyncio.run(say())
+    told = status(running.shared(0.5, experiment={"min_users": 50}))
+    assert f"  {running.old}: mean rating 4." in told
+    assert re.search(rf"  {running.new}: mean rating 5\..* effect \+\S+ \(\+.*\): better", told)
+    assert "do not fit" not in told
+    rollback(running.shared(0.5))
 
 
 @pytest.mark.ray
