@@ -7,7 +7,7 @@ compression.json                                                 (of a version t
 
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Version:
     """On the held-out test rows."""
     baselines: dict[str, Metrics]
     golden: pa.Table
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """What the columns of the training rows looked like."""
 
 
 def write(
@@ -85,7 +87,8 @@ def read(folder: Path) -> Version:
     model.eval()
     metrics, baselines = read_scores(folder)
     golden = pq.read_table(folder / "golden.parquet")
-    return Version(spec, transform, model, metrics, baselines, golden)
+    profile = json.loads((folder / "profile.json").read_text())
+    return Version(spec, transform, model, metrics, baselines, golden, profile)
 
 
 def read_scores(folder: Path) -> tuple[Metrics, dict[str, Metrics]]:

@@ -1,6 +1,7 @@
 """predict: the label of each row of a table, and how likely every label is.
 
 GET  /health    which version answers, and how good it is
+GET  /drift     how far the rows that are asked lie from those of training
 POST /predict   raw rows, as prepare reads them less the label -> a label and probabilities each
 """
 
@@ -18,7 +19,9 @@ from jobs.workloads.classification import ROWS_AT_ONCE
 from serving.ask import Question
 from serving.batcher import Batcher
 from serving.classifier import Classifier, Prediction
+from serving.drift import ColumnDrift, LiveDrift
 from serving.endpoint import Body, Health, endpoint, serving_version
+from serving.raw_row import as_asked
 
 MAX_ROWS = 2000
 NUM_ASKED = 5
@@ -32,6 +35,14 @@ class Predicted(BaseModel):
     predictions: list[Prediction]
 
 
+class Changed(BaseModel):
+    """What is asked now, beside what the version was trained on."""
+
+    version: str
+    columns: list[ColumnDrift]
+    """Of numbers and categories of which enough was asked, the one that changed most first."""
+
+
 def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
     """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
     health = Health(
@@ -42,7 +53,14 @@ def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
     )
     description = f"Predictions by version `{classifier.version}`."
     application = endpoint(classifier.spec.name, description, health, max_body_bytes)
-    asked, batcher = _request_model(classifier), Batcher(classifier.predict, ROWS_AT_ONCE)
+    asked, drift = _request_model(classifier), LiveDrift(classifier.profile, classifier.columns)
+
+    def answer(rows: list[Body]) -> list[Prediction]:
+        predictions = classifier.predict(rows)
+        drift.add(as_asked(row, classifier.columns) for row in rows)
+        return predictions
+
+    batcher = Batcher(answer, ROWS_AT_ONCE)
 
     async def predict(request: Any) -> Predicted:
         """The most likely label of each row, and the probability of every label."""
@@ -50,6 +68,12 @@ def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
 
     predict.__annotations__["request"] = asked  # a model of this version's own columns, so no name in the source
     application.post("/predict")(predict)
+
+    @application.get("/drift")
+    async def changed() -> Changed:
+        """How far the last rows that this replica was asked lie from those of training, column by column."""
+        return Changed(version=classifier.version, columns=drift.told())
+
     return application
 
 

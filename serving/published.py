@@ -1,7 +1,8 @@
 """Published: a version as it is loaded to answer, once it answers its golden rows as it did in training."""
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from cluster.registry import Registry
 from jobs.spec import RingSpec
@@ -40,6 +41,11 @@ class Published(ABC):
     def spec(self) -> RingSpec:
         """The resolved spec that the version was trained with."""
         return self._content.spec
+
+    @property
+    def profile(self) -> Mapping[str, Any]:
+        """What the columns of the training rows looked like."""
+        return self._content.profile
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -117,6 +117,11 @@ def _matches(value: str, pattern: str) -> bool:
     return bool(pc.match_substring_regex(pa.scalar(value), whole(pattern)).as_py())
 
 
+def as_asked(row: Body, columns: Sequence[Column]) -> dict[str, Any]:
+    """The values of a row by their column's name, as the request has them."""
+    return {column.name: getattr(row, f"{_FIELD}{number}") for number, column in enumerate(columns)}
+
+
 def typed_rows(rows: Sequence[Body], columns: Sequence[Column]) -> pa.Table:
     """The rows in the types that steps take, checked as prepare checks them.
 

@@ -3,6 +3,7 @@ import io
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs import prepare, train
 from jobs.examples import credit, digits, flights, write_changed
 from jobs.prepared import read_split, read_transform
 from jobs.spec import load_ring
+from jobs.version import read
 from jobs.workloads.classification import labels
 from serving.app import deploy, remove, stop_if_idle
 from serving.ask import Question
@@ -45,6 +47,21 @@ def test_health_names_the_version_and_its_test_metrics(ask: Send, classifier: Cl
     answer = ask("GET", "/health").json()
     assert (answer["version"], answer["release"]) == (classifier.version, "0123456789ab")
     assert set(answer["metrics"]) == {"accuracy", "log_loss"}
+
+
+def test_drift_is_told_of_what_was_asked_and_not_of_golden_rows(loans: Any, to: Callable[..., httpx.Response]) -> None:
+    storage, spec, version = loans
+    with Registry(storage, spec.name).open(version) as folder:
+        content = read(folder)
+    homes = {"count": 100, "num_null": 0, "kind": "category", "num_sampled": 100, "num_distinct": 2}
+    profile = {"home": {**homes, "top_shares": {"own": 0.9, "rent": 0.1}}}
+    application = web(Classifier(version, "", replace(content, profile=profile)), 1_000_000, "0123456789ab")
+    assert to(application, "GET", "/drift").json() == {"version": version, "columns": []}
+    rows = [{**ROW, "home": "rent"}] * 100
+    assert to(application, "POST", "/predict", json={"rows": rows}).status_code == 200
+    [home] = to(application, "GET", "/drift").json()["columns"]
+    assert (home["column"], home["is_clear"], home["parts"], home["live"]) == ("home", True, ["own", "rent"], [0, 1])
+    assert home["training"] == [0.9, 0.1]
 
 
 def test_each_row_is_answered_in_order_like_alone(ask: Send, classifier: Classifier) -> None:
