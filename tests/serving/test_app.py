@@ -186,6 +186,7 @@ def test_replicas_that_cannot_start_are_an_error_that_says_why(
     served: tuple[str, Storage], published: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(APPLICATIONS, "recommender", Broken())
+    shutil.copytree(served[1].path("models/recommender"), served[1].path("models/broken"))
     port = int(served[0].split(":")[2].split("/")[0])
     serving = published.spec.serving.model_copy(update={"port": port})
     spec = published.spec.model_copy(update={"serving": serving, "name": "broken"})
