@@ -98,7 +98,7 @@ def under_load(request: pytest.FixtureRequest) -> Iterator[None]:
     over = threading.Event()
 
     def ask() -> None:
-        while not over.wait(0.1):
+        while not app.answers or not over.wait(0.1):
             app.answers.append(app.ask(f"visitor {len(app.answers) % 50}"))
 
     thread = threading.Thread(target=ask, daemon=True)
