@@ -55,7 +55,9 @@ def test_another_kind_of_model_is_refused(ring: tuple[RingSpec, Storage, str]) -
     assert start is not None
     with pytest.raises(SpecError, match=r"version .* of 'before' is a vision model, workload\.kind=language"):
         start.check(text, transform, frozenset())
-    with pytest.raises(SpecError, match="read for the transformers of language, text and tagging, this model is vision"):
+    with pytest.raises(
+        SpecError, match="read for the transformers of language, text and tagging, this model is vision"
+    ):
         FromFolder("hub").check(spec, transform, frozenset())
 
 
