@@ -167,7 +167,7 @@ def plan(release: ReleaseSpec) -> str:
     shares, state = wanted(release, application.registry), application.state()
     lines = [f"release of {application.ring.name} at {address_of(application.ring)}"]
     for name in [*shares, *(name for name in state.shares if name not in shares)]:
-        new = "  new: loaded and compared first" if name not in state.shares else ""
+        new = "  new: loaded and compared first" if not state.shares.get(name) else ""
         lines.append(f"  {name}  {state.shares.get(name, 0):.1%} -> {shares.get(name, 0):.1%}{new}")
     return "\n".join(lines)
 
@@ -182,12 +182,12 @@ def apply(release: ReleaseSpec) -> str:
     application = application_of(release)
     shares, state = wanted(release, application.registry), application.state()
     settings = {"salt": release.salt, "guardrails": release.guardrails}
-    new = [name for name in shares if name not in state.shares]
-    loaded = {name: _loaded(application, name) for name in new}
-    if new:
-        application.change(state.next({**state.shares, **dict.fromkeys(new, 0.0)}, f"try {', '.join(new)}"))
+    untried = [name for name in shares if not state.shares.get(name)]
+    loaded = {name: _loaded(application, name) for name in untried}
+    if untried:
+        application.change(state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}"))
         try:
-            for name in new:
+            for name in untried:
                 check_parity(address_of(application.ring), name, *loaded[name])
         except (ReleaseError, OSError) as error:
             application.change(application.state().next(state.shares, f"refused: {error}"))
@@ -229,8 +229,8 @@ def promote(release: ReleaseSpec, version: str) -> str:
     """Give a version everything, and make it the champion."""
     application = application_of(release)
     name, state = application.registry.resolve(version), application.state()
-    if name not in state.shares:
-        have = ", ".join(state.shares)
+    if not state.shares.get(name):
+        have = ", ".join(version for version, share in state.shares.items() if share)
         raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
     application.change(state.next({name: 1.0}, f"promoted {name}"))
     application.registry.promote(name)

@@ -178,14 +178,19 @@ def test_a_version_that_answers_otherwise_over_http_gets_no_traffic(
     def otherwise(self: Classifier, rows: Any) -> Any:
         return [one.model_copy(update={"label": "changed"}) for one in predict(self, rows)]
 
+    application = application_of(running.release())
+    killed_midway = application.state().next({running.old: 1.0, running.new: 0.0}, "try it")
+    application.change(killed_midway)
+    with pytest.raises(ReleaseError, match=r"'new' has no traffic yet"):
+        promote(running.release(), "new")
     monkeypatch.setattr(Classifier, "predict", otherwise)
     message = r"answers golden row 0 unlike it does where .*/predictions/0/label is '\w+', was 'changed'"
     with pytest.raises(ReleaseError, match=message):
         apply(running.shared(0.5))
     assert set(running.versions_of([f"{n}" for n in range(20)]).values()) == {running.old}
-    state = application_of(running.release()).state()
-    assert state.shares == {running.old: 1.0}
-    assert state.why.startswith("refused: ")
+    assert application.state().shares == killed_midway.shares
+    assert application.state().why.startswith("refused: ")
+    rollback(running.release())
 
 
 @pytest.mark.ray
