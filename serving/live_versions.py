@@ -11,12 +11,13 @@ X-Version: NAME            of a request: this version is to answer; of an answer
 What is only read, such as health and the pages of the interface, is the main version's.
 """
 
+import asyncio
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -35,6 +36,16 @@ UNIT, VERSION = "x-unit", "x-version"
 VERSIONS = "/versions"
 
 
+@dataclass(frozen=True)
+class _Live:
+    """What answers now, swapped as a whole: a request must not meet a state and the versions of another one."""
+
+    state: Shares
+    apps: Mapping[str, ASGIApp]
+    """Of each version of the state."""
+    tallies: Mapping[str, Tally]
+
+
 class LiveVersions:
     """An ASGI application that hands each request to one of several."""
 
@@ -47,9 +58,8 @@ class LiveVersions:
         self._load, self._log, self._deployed = load, log, deployed
         self._replica = uuid4().hex[:8]
         self._refused: dict[str, str] = {}
-        self._state = Shares(deployed=deployed, shares={deployed: 1.0})
-        self._apps = {deployed: load(deployed)}
-        self._tallies = {deployed: Tally()}
+        alone = Shares(deployed=deployed, shares={deployed: 1.0})
+        self._live = _Live(alone, {deployed: load(deployed)}, {deployed: Tally()})
         self.refresh()
 
     def follow(self) -> None:
@@ -67,30 +77,33 @@ class LiveVersions:
     def refresh(self) -> None:
         """Take the newest state, once all of its versions are loaded, and roll back what broke a guardrail."""
         newest = self._log.newest(self._deployed)
-        if newest.number != self._state.number or newest.shares != self._state.shares:
+        state = self._live.state
+        if newest.number != state.number or newest.shares != state.shares:
             self._take(newest)
         self._guard()
 
     def _take(self, state: Shares) -> None:
-        apps = dict(self._apps)
+        apps, tallies = dict(self._live.apps), self._live.tallies
         for version in state.shares.keys() - apps.keys():
             if version in self._refused:
                 return
             try:
                 apps[version] = self._load(version)
-            except UserError as error:
-                self._refused[version] = str(error)
-                log.error("version %s is not taken: %s", version, error)
+            except Exception as error:  # whatever is wrong with it, the others go on
+                self._refused[version] = str(error) if isinstance(error, UserError) else repr(error)
+                log.exception("version %s is not taken", version)
                 return
-        self._apps = {version: apps[version] for version in state.shares}
-        self._tallies = {version: self._tallies.get(version, Tally()) for version in state.shares}
         self._refused = {}
-        self._state = state
+        self._live = _Live(
+            state,
+            {version: apps[version] for version in state.shares},
+            {version: tallies.get(version, Tally()) for version in state.shares},
+        )
 
     def _guard(self) -> None:
-        state = self._state
+        state, tallies = self._live.state, self._live.tallies
         for version in list(state.shares)[1:]:
-            breach = self._tallies[version].breach(state.guardrails) if state.shares[version] else ""
+            breach = tallies[version].breach(state.guardrails) if state.shares[version] else ""
             if breach:
                 try:
                     self._log.add(state.without(version, f"rolled back {version}: {breach}"))
@@ -101,31 +114,18 @@ class LiveVersions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its version."""
+        live = self._live
         if scope["type"] != "http":
-            await self._apps[self._state.main](scope, receive, send)
+            await live.apps[live.state.main](scope, receive, send)
             return
         if scope["path"].removeprefix(scope.get("root_path", "")) == VERSIONS and scope["method"] == "GET":
             await JSONResponse(self.told())(scope, receive, send)
             return
-        state, apps, tallies = self._state, self._apps, self._tallies
-        headers = Headers(scope=scope)
-        version = headers.get(VERSION)
-        if version is None:
-            version = state.main if scope["method"] == "GET" else self._version_for(state, headers.get(UNIT))
-        if version not in apps:
-            detail = f"version '{version[:80]}' does not answer here; {', '.join(apps)} do"
+        version = version_for(live.state, scope["method"], Headers(scope=scope))
+        if version not in live.apps:
+            detail = f"version '{version[:80]}' does not answer here; {', '.join(live.apps)} do"
             await problem(404, detail)(scope, receive, send)
             return
-        await self._answer(apps[version], version, tallies[version], scope, receive, send)
-
-    def _version_for(self, state: Shares, unit: str | None) -> str:
-        if len(state.shares) == 1:
-            return state.main
-        return state.version_at(random.random()) if unit is None else state.version_of(unit)
-
-    async def _answer(
-        self, app: ASGIApp, version: str, tally: Tally, scope: Scope, receive: Receive, send: Send
-    ) -> None:
         status, began = 500, time.perf_counter()
 
         async def told(message: Message) -> None:
@@ -136,17 +136,30 @@ class LiveVersions:
             await send(message)
 
         try:
-            await app(scope, receive, told)
-        finally:
-            tally.add(status, 1000 * (time.perf_counter() - began))
+            await live.apps[version](scope, receive, told)
+        except asyncio.CancelledError:  # its client went away, for which no version is to blame
+            raise
+        except BaseException:
+            live.tallies[version].add(500, 1000 * (time.perf_counter() - began))
+            raise
+        live.tallies[version].add(status, 1000 * (time.perf_counter() - began))
 
     def told(self) -> dict[str, object]:
         """What this replica has, and what it saw."""
-        state = self._state
-        seen = {version: asdict(tally.seen()) for version, tally in dict(self._tallies).items()}
+        live = self._live
+        seen = {version: asdict(tally.seen()) for version, tally in live.tallies.items()}
         return {
             "replica": self._replica,
-            "release": state.model_dump(mode="json"),
+            "release": live.state.model_dump(mode="json"),
             "refused": dict(self._refused),
             "seen": seen,
         }
+
+
+def version_for(state: Shares, method: str, headers: Mapping[str, str]) -> str:
+    """The version that a request asks for, or is dealt."""
+    if VERSION in headers:
+        return headers[VERSION]
+    if method == "GET" or len(state.shares) == 1:
+        return state.main
+    return state.version_of(headers[UNIT]) if UNIT in headers else state.version_at(random.random())

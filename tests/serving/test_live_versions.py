@@ -1,6 +1,8 @@
 """Which version answers, what happens to versions that fail, and that no request is lost on the way."""
 
 import asyncio
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,10 @@ def version(name: str) -> Starlette:
             raise RuntimeError("broken inside")
         return PlainTextResponse(name)
 
-    if name.startswith("damaged"):
+    if name == "damaged":
         raise RegistryError(f"version {name} is not what was published")
+    if name == "buggy":
+        raise ValueError("a shape does not fit")
     return Starlette(routes=[Route("/", say, methods=["POST"]), Route("/health", health)])
 
 
@@ -87,13 +91,22 @@ def test_a_request_may_name_its_version(live: LiveVersions, log: ShareLog, to: S
     assert refused.json()["detail"] == "version 'other' does not answer here; old, new do"
 
 
-def test_a_version_that_cannot_be_loaded_leaves_all_as_it_was(live: LiveVersions, log: ShareLog, to: Send) -> None:
-    release(log, damaged=1.0)
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("damaged", "version damaged is not what was published"),
+        ("buggy", "ValueError('a shape does not fit')"),
+    ],
+)
+def test_a_version_that_cannot_be_loaded_leaves_all_as_it_was(
+    live: LiveVersions, log: ShareLog, to: Send, bad: str, why: str
+) -> None:
+    release(log, **{bad: 1.0})
     live.refresh()
     live.refresh()
     assert texts(live, to, 3) == ["old"] * 3
     told = to(live, "GET", "/versions").json()
-    assert told["refused"] == {"damaged": "version damaged is not what was published"}
+    assert told["refused"] == {bad: why}
     assert told["release"]["shares"] == {"old": 1.0}
     release(log, old=0.5, new=0.5)
     live.refresh()
@@ -170,6 +183,46 @@ def test_what_is_only_read_is_the_main_versions(live: LiveVersions, log: ShareLo
     for unit in ("ann", "bob", "eve", "joe"):
         assert to(live, "GET", "/health", headers={"X-Unit": unit}).text == "old is well"
     assert to(live, "GET", "/health", headers={"X-Version": "new"}).text == "new is well"
+
+
+def test_a_client_that_goes_away_is_no_failure_of_the_version(log: ShareLog, to: Send) -> None:
+    live = LiveVersions(version, log, "slow")
+
+    async def leave() -> None:
+        transport: Any = httpx.ASGITransport(live)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            asked = asyncio.create_task(client.post("/"))
+            await asyncio.sleep(0.02)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert to(live, "GET", "/versions").json()["seen"]["slow"]["num_requests"] == 0
+    to(live, "POST", "/")
+    assert to(live, "GET", "/versions").json()["seen"]["slow"]["num_requests"] == 1
+
+
+def test_no_request_is_lost_while_states_follow_each_other(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            release(log, new=1.0)
+            live.refresh()
+            release(log, old=1.0)
+            live.refresh()
+
+    thread, usual = threading.Thread(target=change, daemon=True), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that each may come between any two lines of the other
+    thread.start()
+    try:
+        answers = [to(live, "POST", "/") for _ in range(600)]
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(usual)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.text for answer in answers} == {"old", "new"}
 
 
 def test_what_was_seen_is_told(live: LiveVersions, to: Send) -> None:
