@@ -135,7 +135,7 @@ def streamed(storage: Storage, overrides: Sequence[str]) -> str:
         )
         return "".join(chunk.choices[0].text for chunk in chunks)
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)  # a job in the background is deaf to Ctrl-C
         server.wait()
 
 
