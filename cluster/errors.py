@@ -6,6 +6,7 @@
     ├── StorageError          a storage URI that cannot be read or written
     ├── RegistryError         an unknown version or alias, a version that fails its checksums
     ├── ReleaseError          traffic cannot be given to a version as asked
+    ├── AccessError           keys cannot be read or changed as asked
     └── ClusterError          the Ray cluster cannot be started, reached or stopped
 
 Each message names the value that was given, the rule it broke and the way out.
@@ -37,6 +38,10 @@ class RegistryError(UserError):
 
 class ReleaseError(UserError):
     """Traffic cannot be given to a version as asked; it stays as it was."""
+
+
+class AccessError(UserError):
+    """The keys of an application cannot be read or changed as asked."""
 
 
 class ClusterError(UserError):

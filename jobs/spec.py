@@ -270,6 +270,8 @@ class ServingSpec(Spec):
     num_cpus: float = Field(0.0, ge=0)
     """Reserved for each replica. 0 shares the CPUs with training, so that one small machine can do both."""
     max_body_bytes: int = Field(1_000_000, ge=1)
+    access: Literal["keys", "open"] = "keys"
+    """Who may ask: whoever has a key of `python -m serving.keys`, or everybody who reaches the port."""
     generation: GenerationSpec = GenerationSpec()
     """Of `language` alone."""
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -32,6 +32,8 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
+from serving.keys import operator_headers
+from serving.limiter import end_limits
 from serving.release_id import release_ids
 from serving.shares import ShareLog
 
@@ -109,6 +111,7 @@ def remove(name: str) -> None:
     """Remove an application once it has answered what it was asked."""
     if name in serve.status().applications:
         serve.delete(name)
+    end_limits(name)
 
 
 def stop_if_idle() -> None:
@@ -191,7 +194,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             _show(spec, served.address, questions[1])
             if options.once:
-                _ask_all(served.address, questions)
+                with operator_headers(spec, storage) as headers:
+                    _ask_all(served.address, questions, headers)
             else:
                 _wait_for_stop()
         finally:
@@ -252,12 +256,16 @@ def _wait_until_reachable(address: str) -> None:
 
 
 def _show(spec: RingSpec, address: str, example: Question) -> None:
-    print(f"{spec.name} answers at {address}\n  try   {example.curl(address)}\n  docs  {address}/docs", flush=True)
+    line = example.curl(address)
+    if spec.serving.access == "keys":
+        line += " -H 'X-API-Key: KEY'"
+        print(f"who has a key may ask; make one: python -m serving.keys {spec.storage} {spec.name} create TENANT")
+    print(f"{spec.name} answers at {address}\n  try   {line}\n  docs  {address}/docs", flush=True)
 
 
-def _ask_all(address: str, questions: Sequence[Question]) -> None:
+def _ask_all(address: str, questions: Sequence[Question], headers: Mapping[str, str]) -> None:
     for question in questions:
-        status, answer = ask(address, question)
+        status, answer = ask(address, question, headers=headers)
         print(f"\n{question.title}: {status}\n{json.dumps(answer, indent=2, ensure_ascii=False)}", flush=True)
         if status != 200:
             raise ClusterError(f"the application answered '{question.title}' with {status}; Serve's log says why")

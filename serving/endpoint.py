@@ -12,11 +12,16 @@ from starlette.types import ASGIApp
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
-from serving.access import BodyLimit
+from serving.access import BodyLimit, Guard
+from serving.key_ring import KeyRing
+from serving.keys import AccessLog
+from serving.limiter import Limiter
+from serving.limits import Stock
 from serving.live_versions import LiveVersions
 from serving.problem import RESPONSES, install
 from serving.release_id import release_ids
 from serving.shares import ShareLog
+from serving.usage import UsageLog
 
 MAX_ONGOING_REQUESTS = 128
 MAX_QUEUED_REQUESTS = 1024
@@ -83,9 +88,21 @@ def serving_version(
         share_log = ShareLog(storage, spec.name)
         live = LiveVersions(lambda name: load(spec, storage, name, ids(name)), share_log, version)
         live.follow()
-        return live
+        return live if spec.serving.access == "open" else guarded(live, storage, spec.name)
 
     return deployed(spec, application)
+
+
+def guarded(app: ASGIApp, storage: Storage, name: str) -> Guard:
+    """An application that only those with a key reach.
+
+    Raises:
+        AccessError: the log of keys was tampered with.
+    """
+    keys, usage = KeyRing(AccessLog(storage, name)), UsageLog(storage, name)
+    keys.follow()
+    usage.follow()
+    return Guard(app, keys, Stock(Limiter(storage, name).take), usage)
 
 
 def deployed(spec: RingSpec, application: Callable[[], ASGIApp]) -> serve.Application:

@@ -5,7 +5,8 @@ What is asked is what an application's `golden` names: where it can be, each gol
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from starlette.types import ASGIApp, Message
@@ -19,8 +20,17 @@ OWN = frozenset({"id", "created"})
 """Fields of an answer that are its own each time."""
 
 
-def check_parity(address: str, version: str, application: ASGIApp, questions: Sequence[Question]) -> None:
+def check_parity(
+    address: str,
+    version: str,
+    application: ASGIApp,
+    questions: Sequence[Question],
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Ask the version that runs at `address` everything, and compare.
+
+    Args:
+        headers: that let the requests pass.
 
     Raises:
         ReleaseError: an answer differs; the message has the row, the place in the answer and both values.
@@ -28,7 +38,7 @@ def check_parity(address: str, version: str, application: ASGIApp, questions: Se
     """
     for question in questions:
         expected = answer(application, question)
-        given = ask(address, question, headers={VERSION: version})
+        given = ask(address, question, headers={**headers, VERSION: version})
         for place, here, there in differences(expected[1], given[1]):
             raise ReleaseError(
                 f"version {version} answers {question.title} unlike it does where it was loaded by itself: {place} is "

@@ -10,8 +10,9 @@ champion; `rollback` gives the main version everything, or, where it has that, t
 
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -26,6 +27,7 @@ from serving.app import APPLICATIONS, address_of
 from serving.ask import Question, ask
 from serving.experiment import ExperimentSpec, evaluate
 from serving.feedback import events_of
+from serving.keys import operator_headers
 from serving.live_versions import VERSIONS
 from serving.parity import check_parity
 from serving.shares import Guardrails, ShareLog, Shares
@@ -74,6 +76,8 @@ class Application:
 
     ring: RingSpec
     storage: Storage
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """That let its requests pass."""
 
     @property
     def registry(self) -> Registry:
@@ -107,7 +111,7 @@ class Application:
     def _told(self) -> Mapping[str, Any]:
         address = address_of(self.ring)
         try:
-            status, told = ask(address, Question("versions", VERSIONS))
+            status, told = ask(address, Question("versions", VERSIONS), headers=self.headers)
         except OSError as error:
             raise ClusterError(
                 f"nothing answers at {address} ({error}); start the application first: python -m serving.app SPEC"
@@ -145,6 +149,14 @@ def application_of(release: ReleaseSpec) -> Application:
     return Application(ring, Storage(ring.storage))
 
 
+@contextmanager
+def operated(release: ReleaseSpec) -> Iterator[Application]:
+    """The application that a release names, which lets this process ask everything meanwhile."""
+    application = application_of(release)
+    with operator_headers(application.ring, application.storage) as headers:
+        yield replace(application, headers=headers)
+
+
 def wanted(release: ReleaseSpec, registry: Registry) -> dict[str, float]:
     """The share of each version, by its name.
 
@@ -163,13 +175,13 @@ def wanted(release: ReleaseSpec, registry: Registry) -> dict[str, float]:
 
 def plan(release: ReleaseSpec) -> str:
     """What `apply` would do."""
-    application = application_of(release)
-    shares, state = wanted(release, application.registry), application.state()
-    lines = [f"release of {application.ring.name} at {address_of(application.ring)}"]
-    for name in [*shares, *(name for name in state.shares if name not in shares)]:
-        new = "  new: loaded and compared first" if not state.shares.get(name) else ""
-        lines.append(f"  {name}  {state.shares.get(name, 0):.1%} -> {shares.get(name, 0):.1%}{new}")
-    return "\n".join(lines)
+    with operated(release) as application:
+        shares, state = wanted(release, application.registry), application.state()
+        lines = [f"release of {application.ring.name} at {address_of(application.ring)}"]
+        for name in [*shares, *(name for name in state.shares if name not in shares)]:
+            new = "  new: loaded and compared first" if not state.shares.get(name) else ""
+            lines.append(f"  {name}  {state.shares.get(name, 0):.1%} -> {shares.get(name, 0):.1%}{new}")
+        return "\n".join(lines)
 
 
 def apply(release: ReleaseSpec) -> str:
@@ -179,22 +191,22 @@ def apply(release: ReleaseSpec) -> str:
         RegistryError: a version is not what was published, or answers unlike it did in training.
         ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was.
     """
-    application = application_of(release)
-    shares, state = wanted(release, application.registry), application.state()
-    settings = {"salt": release.salt, "guardrails": release.guardrails}
-    untried = [name for name in shares if not state.shares.get(name)]
-    loaded = {name: _loaded(application, name) for name in untried}
-    if untried:
-        application.change(state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}"))
-        try:
-            for name in untried:
-                check_parity(address_of(application.ring), name, *loaded[name])
-        except (ReleaseError, OSError) as error:
-            application.change(application.state().next(state.shares, f"refused: {error}"))
-            raise
-    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    application.change(application.state().next(shares, told).model_copy(update=settings))
-    return f"release: {told}"
+    with operated(release) as application:
+        shares, state = wanted(release, application.registry), application.state()
+        settings = {"salt": release.salt, "guardrails": release.guardrails}
+        untried = [name for name in shares if not state.shares.get(name)]
+        loaded = {name: _loaded(application, name) for name in untried}
+        if untried:
+            application.change(state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}"))
+            try:
+                for name in untried:
+                    check_parity(address_of(application.ring), name, *loaded[name], headers=application.headers)
+            except (ReleaseError, OSError) as error:
+                application.change(application.state().next(state.shares, f"refused: {error}"))
+                raise
+        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        application.change(application.state().next(shares, told).model_copy(update=settings))
+        return f"release: {told}"
 
 
 def _loaded(application: Application, version: str) -> tuple[Any, Sequence[Question]]:
@@ -208,33 +220,33 @@ def _loaded(application: Application, version: str) -> tuple[Any, Sequence[Quest
 
 def status(release: ReleaseSpec) -> str:
     """Shares, what was seen of each version, and how it came to that."""
-    application = application_of(release)
-    told, state = application.replicas(), application.state()
-    lines = [f"release {state.number} of {application.ring.name}: {state.why or 'as it was deployed'}"]
-    for name, share in state.shares.items():
-        seen = [one["seen"][name] for one in told.values() if name in one["seen"]]
-        num = sum(each["num_requests"] for each in seen)
-        errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
-        slowest = max((each["p95_ms"] for each in seen), default=0.0)
-        lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
-    found = evaluate(events_of(application.storage, application.ring.name), state, release.experiment)
-    if found:
-        lines += ["what users said since then:", *found.lines(release.experiment.level)]
-    lines += ["how it came to that:"]
-    lines += [f"  {old.made_at}  {old.number}: {old.why}" for old in application.log.history()[-10:]]
-    return "\n".join(lines)
+    with operated(release) as application:
+        told, state = application.replicas(), application.state()
+        lines = [f"release {state.number} of {application.ring.name}: {state.why or 'as it was deployed'}"]
+        for name, share in state.shares.items():
+            seen = [one["seen"][name] for one in told.values() if name in one["seen"]]
+            num = sum(each["num_requests"] for each in seen)
+            errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
+            slowest = max((each["p95_ms"] for each in seen), default=0.0)
+            lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
+        found = evaluate(events_of(application.storage, application.ring.name), state, release.experiment)
+        if found:
+            lines += ["what users said since then:", *found.lines(release.experiment.level)]
+        lines += ["how it came to that:"]
+        lines += [f"  {old.made_at}  {old.number}: {old.why}" for old in application.log.history()[-10:]]
+        return "\n".join(lines)
 
 
 def promote(release: ReleaseSpec, version: str) -> str:
     """Give a version everything, and make it the champion."""
-    application = application_of(release)
-    name, state = application.registry.resolve(version), application.state()
-    if not state.shares.get(name):
-        have = ", ".join(version for version, share in state.shares.items() if share)
-        raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
-    application.change(state.next({name: 1.0}, f"promoted {name}"))
-    application.registry.promote(name)
-    return f"release: {name} answers everything, and is the champion"
+    with operated(release) as application:
+        name, state = application.registry.resolve(version), application.state()
+        if not state.shares.get(name):
+            have = ", ".join(version for version, share in state.shares.items() if share)
+            raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
+        application.change(state.next({name: 1.0}, f"promoted {name}"))
+        application.registry.promote(name)
+        return f"release: {name} answers everything, and is the champion"
 
 
 def rollback(release: ReleaseSpec) -> str:
@@ -243,13 +255,13 @@ def rollback(release: ReleaseSpec) -> str:
     Raises:
         ReleaseError: there is no other one to go back to.
     """
-    application = application_of(release)
-    state, registry = application.state(), application.registry
-    target = state.main if len(state.shares) > 1 else _main_before(application, state)
-    application.change(state.next({target: 1.0}, f"rolled back to {target} by hand"))
-    if registry.aliases().get(CHAMPION, [""])[0] == state.main != target:
-        registry.promote(target)
-    return f"release: {target} answers everything"
+    with operated(release) as application:
+        state, registry = application.state(), application.registry
+        target = state.main if len(state.shares) > 1 else _main_before(application, state)
+        application.change(state.next({target: 1.0}, f"rolled back to {target} by hand"))
+        if registry.aliases().get(CHAMPION, [""])[0] == state.main != target:
+            registry.promote(target)
+        return f"release: {target} answers everything"
 
 
 def _main_before(application: Application, state: Shares) -> str:

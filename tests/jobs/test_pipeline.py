@@ -38,7 +38,7 @@ def port() -> int:
 @pytest.fixture
 def serving(cluster: Cluster, port: int) -> Iterator[tuple[str, ...]]:
     """Overrides that serve at a free port; what was served is removed afterwards."""
-    yield (f"serving.port={port}",)
+    yield (f"serving.port={port}", "serving.access=open")
     remove("films")
     stop_if_idle()
 

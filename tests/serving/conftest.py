@@ -51,7 +51,7 @@ def make_spec(storage: Path, **serving: Any) -> RingSpec:
             "prepare": {"split": {"within": "user_id"}},
             "workload": {"kind": "recommender", "embedding_dim": 8, "num_negatives": 32},
             "train": {"early_stopping": {"metric": "ndcg_at_10"}},
-            "serving": serving,
+            "serving": {"access": "open", **serving},
         }
     )
 

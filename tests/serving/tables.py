@@ -63,6 +63,7 @@ def make_spec(storage: Path) -> RingSpec:
                     "feed_forward_dim": 32,
                 },
                 "train": {"early_stopping": {"metric": "log_loss", "mode": "min"}},
+                "serving": {"access": "open"},
             }
         ),
         "loans.yaml",

@@ -34,6 +34,7 @@ def make_spec(storage: Path, **workload: Any) -> RingSpec:
                 **workload,
             },
             "train": {"early_stopping": {"metric": "bits_per_byte", "mode": "min"}},
+            "serving": {"access": "open"},
         }
     )
 

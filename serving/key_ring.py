@@ -1,0 +1,74 @@
+"""KeyRing: the keys and limits of an application as one replica knows them, looked at anew every second."""
+
+import asyncio
+import logging
+import threading
+import time
+
+from serving.keys import READ_AGAIN_S, AccessLog, Grants, Key, compare_with_nothing, key_id_of
+from serving.limits import TenantLimits
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+NO_LIMITS = TenantLimits()
+
+
+class KeyRing:
+    """Of one replica."""
+
+    def __init__(self, access_log: AccessLog) -> None:
+        """Read what holds.
+
+        Raises:
+            AccessError: the log of keys was tampered with.
+        """
+        self._log = access_log
+        self._grants, self._passes, self._read_at = Grants(), dict[str, Key](), 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what is new.
+
+        Raises:
+            AccessError: the log of keys was tampered with; what was known holds on.
+        """
+        self._read_at = time.monotonic()
+        self._grants = self._log.grants(self._grants)
+        self._passes = self._log.passes()
+
+    def follow(self) -> None:
+        """Look from now on, in a thread that lives as long as the process."""
+        threading.Thread(target=self._follow, name="keys", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(POLL_S)
+            self._try_refresh()
+
+    def _try_refresh(self) -> None:
+        try:
+            self.refresh()
+        except Exception:  # storage may be away for a while: what is known holds on
+            log.exception("the keys cannot be read; those that were known hold on")
+
+    async def key(self, text: str) -> Key | None:
+        """What is known of a key, expired or not; None where it is none, or revoked.
+
+        A key of which nothing is known may be new, so storage is asked, ten times a second at most.
+        """
+        key_id = key_id_of(text)
+        if key_id and self._known(key_id) is None and time.monotonic() - self._read_at > READ_AGAIN_S:
+            await asyncio.to_thread(self._try_refresh)
+        known = self._known(key_id)
+        if known is None:
+            compare_with_nothing(text)
+            return None
+        return known if known.is_of(text) else None
+
+    def limits(self, tenant: str) -> TenantLimits:
+        """Of a tenant."""
+        return self._grants.limits.get(tenant, NO_LIMITS)
+
+    def _known(self, key_id: str) -> Key | None:
+        return self._grants.keys.get(key_id) or self._passes.get(key_id)

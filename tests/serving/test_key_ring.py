@@ -1,0 +1,73 @@
+import asyncio
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import AccessError
+from cluster.storage import Storage
+from serving.key_ring import KeyRing
+from serving.keys import READ_AGAIN_S, AccessLog, Limited, key_id_of
+from serving.limits import TenantLimits
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AccessLog:
+    return AccessLog(Storage(str(tmp_path)), "films")
+
+
+def known(ring: KeyRing, text: str) -> bool:
+    return asyncio.run(ring.key(text)) is not None
+
+
+def test_a_key_is_known_by_all_of_it(log: AccessLog) -> None:
+    text = log.create("acme", ["predict"], DAY)
+    ring = KeyRing(log)
+    assert known(ring, text)
+    assert not known(ring, text[:-1])
+    assert not known(ring, text + "0")
+    assert not known(ring, "")
+    assert not known(ring, "rl_0123456789ab_" + "0" * 48)
+
+
+def test_a_new_key_is_looked_for_when_it_is_shown_but_not_at_every_request(log: AccessLog) -> None:
+    ring = KeyRing(log)
+    text = log.create("acme", ["predict"], DAY)
+    assert not known(ring, text), "it has looked a moment ago"
+    time.sleep(READ_AGAIN_S)
+    assert known(ring, text)
+
+
+def test_a_revoked_key_is_known_no_longer_once_it_looks(log: AccessLog) -> None:
+    text = log.create("acme", ["predict"], DAY)
+    ring = KeyRing(log)
+    log.revoke(key_id_of(text))
+    assert known(ring, text)
+    ring.refresh()
+    assert not known(ring, text)
+
+
+def test_it_looks_by_itself(log: AccessLog) -> None:
+    ring = KeyRing(log)
+    ring.follow()
+    log.add(Limited(tenant="acme", limits=TenantLimits(requests_per_s=1)))
+    deadline = time.monotonic() + 20
+    while not ring.limits("acme").exist:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not ring.limits("bolt").exist
+
+
+def test_a_log_that_was_tampered_with_changes_nothing_and_starts_nothing(log: AccessLog) -> None:
+    text = log.create("acme", ["predict"], DAY)
+    ring = KeyRing(log)
+    path = Path(log.storage.path("access/films/log/00000002.json"))
+    path.write_text(Path(log.storage.path("access/films/log/00000001.json")).read_text())
+    with pytest.raises(AccessError, match="does not follow"):
+        ring.refresh()
+    assert known(ring, text)
+    with pytest.raises(AccessError, match="does not follow"):
+        KeyRing(log)
