@@ -16,6 +16,7 @@ from jobs.spec import event_columns
 from jobs.version import Version
 from jobs.workloads import WORKLOADS, classification
 from serving.endpoint import Body
+from serving.problem import fault
 from serving.published import TOLERANCE, Published
 from serving.raw_row import plain_row, row_model, typed_rows
 
@@ -61,13 +62,17 @@ class Classifier(Published):
         """What the model says of each row.
 
         Raises:
-            RequestValidationError: a value breaks a rule.
+            RequestValidationError: a value breaks a rule, or is so large that the model's numbers overflow.
         """
         made = self._made(rows)
         no_class = pa.array([0] * made.num_rows, pa.int64())
         with torch.inference_mode():
             batch = self._workload.tensors(made.append_column(classification.CLASS, no_class))
             given = classification.probabilities(self._content.model, batch)
+        if not given.isfinite().all():
+            row = int((~given.isfinite()).any(1).nonzero()[0])
+            rule = "the model has no answer to this row: its values lie too far from those of training"
+            raise RequestValidationError([fault(("body", "rows", row), rule)])
         return [
             Prediction(label=self.labels[best], probabilities=dict(zip(self.labels, shares, strict=True)))
             for best, shares in zip(given.argmax(1).tolist(), given.tolist(), strict=True)

@@ -34,7 +34,9 @@ class Body(BaseModel):
 
 
 def as_text(given: Any) -> Any:
-    """A whole number as its digits; all else as it is."""
+    """A whole number, which JSON may also write as 15.0, as its digits; all else as it is."""
+    if isinstance(given, float) and given.is_integer():
+        return str(int(given))
     return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
 
 

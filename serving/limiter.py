@@ -4,6 +4,7 @@ The actor counts anew where it has died, from what the replicas wrote of the day
 """
 
 import asyncio
+import os
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,9 @@ class _LedgerActor:
 
     def take(self, tenant: str, limits: TenantLimits) -> Granted:
         return self._ledger.take(tenant, limits)
+
+    def process_id(self) -> int:
+        return os.getpid()
 
 
 class Limiter:

@@ -29,7 +29,7 @@ from serving.key_ring import KeyRing
 from serving.keys import AccessLog, Limited, key_id_of, operator_headers
 from serving.limiter import LimitsError, end_limits
 from serving.limits import Granted, Ledger, Stock, TenantLimits
-from serving.usage import Use, UsageLog, used_on, uses_on
+from serving.usage import UsageLog, Use, used_on, uses_on
 from tests.serving.test_app import free_port
 
 To = Callable[..., httpx.Response]

@@ -57,4 +57,4 @@ def test_what_is_refused_is_a_problem(
 
 
 def test_whole_numbers_are_their_digits_and_true_is_no_number() -> None:
-    assert [as_text(given) for given in (15, "15", True, 1.5, None)] == ["15", "15", True, 1.5, None]
+    assert [as_text(given) for given in (15, "15", 15.0, True, 1.5, None)] == ["15", "15", "15", True, 1.5, None]

@@ -64,7 +64,7 @@ def test_an_entry_that_is_changed_or_taken_out_is_found(log: AccessLog, harm: st
         second.unlink()
     else:
         second.write_text(second.read_text().replace("predict", "operate"))
-    with pytest.raises(AccessError, match="of the log of keys does not follow .* one was changed or taken out"):
+    with pytest.raises(AccessError, match=r"of the log of keys does not follow .* one was changed or taken out"):
         log.grants()
 
 

@@ -255,3 +255,12 @@ def test_a_sample_of_the_flights_is_prepared_by_the_shipped_spec_in_process(tmp_
     assert {row["id"]: late[row["class"] - 1] for row in rows.select(["id", "class"]).to_pylist()} == {
         name: "yes" if delay > 15 else "no" for name, delay in known.items()
     }
+
+
+def test_a_number_that_overflows_the_model_is_422_and_not_no_number(
+    ask: Send, problem_in: Callable[[httpx.Response, int], dict[str, Any]], classifier: Classifier
+) -> None:
+    good = classifier.examples[0]
+    content = problem_in(ask("POST", "/predict", json={"rows": [good, {**good, "in/come": 1e30}, good]}), 422)
+    assert content["errors"][0]["pointer"] == "#/rows/1"
+    assert "too far from those of training" in content["errors"][0]["detail"]

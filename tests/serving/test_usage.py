@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import StorageError
 from cluster.storage import Storage
-from serving.usage import Use, UsageLog, told, used_on, uses_on
+from serving.usage import UsageLog, Use, told, used_on, uses_on
 
 DAY = "2026-03-01"
 
