@@ -68,7 +68,8 @@ async def compared(ring: KeyRing, keys: dict[str, Callable[[], str]]) -> dict[st
     for name, text in shown:
         began = time.perf_counter_ns()
         await ring.key(text)
-        found[name].append(time.perf_counter_ns() - began)
+        took = time.perf_counter_ns() - began
+        found[name].append(took)
     return {name: sorted(times)[: int(CROP * len(times))] for name, times in found.items()}
 
 
@@ -124,8 +125,8 @@ The guard (key, scope, limits that are not set, metering) adds **{median(cost):.
 
 Welch's t of {NUM_COMPARED:,} shuffled comparisons each, the median of {NUM_ROUNDS} rounds and their range: between the
 first and the last digit **{median(far):.1f}** ({far[0]:.1f} to {far[-1]:.1f}); between two of the same kind, which is
-what the machine alone does, {median(same):.1f} ({same[0]:.1f} to {same[-1]:.1f}). Below 4.5 there is no sign of a difference.
-Ids are no secret.
+what the machine alone does, {median(same):.1f} ({same[0]:.1f} to {same[-1]:.1f}). Below 4.5 there is no sign of a
+difference. Ids are no secret.
 """
 
 
