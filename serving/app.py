@@ -103,8 +103,8 @@ def _end_release(spec: RingSpec, storage: Storage) -> None:
     """Let the version that is deployed answer everything, whatever a release of it gave to others before."""
     version, share_log = Registry(storage, spec.name).resolve(spec.serving.version), ShareLog(storage, spec.name)
     state = share_log.newest(version)
-    if state.shares != {version: 1.0}:
-        share_log.add(state.next({version: 1.0}, f"deployed {version}"))
+    if state.shares != {version: 1.0} or state.shadows:
+        share_log.add(state.next({version: 1.0}, f"deployed {version}").model_copy(update={"shadows": ()}))
 
 
 def remove(name: str) -> None:

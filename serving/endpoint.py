@@ -1,6 +1,7 @@
 """What every application's HTTP side begins with: its pages, its health, its errors, and how Serve deploys it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from serving.limits import Stock
 from serving.live_versions import LiveVersions
 from serving.problem import RESPONSES, install
 from serving.release_id import release_ids
+from serving.shadow import started
 from serving.shares import ShareLog
 from serving.usage import UsageLog
 
@@ -88,11 +90,23 @@ def serving_version(
 
     def application() -> ASGIApp:
         share_log = ShareLog(storage, spec.name)
-        live = LiveVersions(lambda name: load(spec, storage, name, ids(name)), share_log, version)
+        load_version = partial(_loaded, load, spec, storage, ids)
+        shadow = partial(started, load_version, storage=storage, name=spec.name)
+        live = LiveVersions(load_version, share_log, version, shadow)
         live.follow()
         return live if spec.serving.access == "open" else guarded(live, storage, spec.name)
 
     return deployed(spec, application)
+
+
+def _loaded(
+    load: Callable[[RingSpec, Storage, str, str], ASGIApp],
+    spec: RingSpec,
+    storage: Storage,
+    ids: Callable[[str], str],
+    version: str,
+) -> ASGIApp:
+    return load(spec, storage, version, ids(version))
 
 
 def guarded(app: ASGIApp, storage: Storage, name: str) -> Guard:

@@ -17,15 +17,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.errors import ReleaseError, UserError
+from cluster.errors import ReleaseError, user_error_in
 from serving.problem import problem
+from serving.shadow import Copy, Shadow, is_copied
 from serving.shares import ShareLog, Shares
 from serving.tally import Tally
 
@@ -44,18 +45,22 @@ class _Live:
     apps: Mapping[str, ASGIApp]
     """Of each version of the state."""
     tallies: Mapping[str, Tally]
+    shadows: Mapping[str, Shadow] = field(default_factory=dict)
 
 
 class LiveVersions:
     """An ASGI application that hands each request to one of several."""
 
-    def __init__(self, load: Callable[[str], ASGIApp], log: ShareLog, deployed: str) -> None:
+    def __init__(
+        self, load: Callable[[str], ASGIApp], log: ShareLog, deployed: str, shadow: Callable[[str], Shadow]
+    ) -> None:
         """Load what the newest state names; where that fails, the deployed version alone.
 
         Args:
             load: makes the application of a version; raises UserError where it cannot be served.
+            shadow: starts a version that shadows.
         """
-        self._load, self._log, self._deployed = load, log, deployed
+        self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
         self._replica = uuid4().hex[:8]
         self._refused: dict[str, str] = {}
         alone = Shares(deployed=deployed, shares={deployed: 1.0})
@@ -78,27 +83,39 @@ class LiveVersions:
         """Take the newest state, once all of its versions are loaded, and roll back what broke a guardrail."""
         newest = self._log.newest(self._deployed)
         state = self._live.state
-        if newest.number != state.number or newest.shares != state.shares:
+        if newest.number != state.number or (newest.shares, newest.shadows) != (state.shares, state.shadows):
             self._take(newest)
         self._guard()
 
     def _take(self, state: Shares) -> None:
-        apps, tallies = dict(self._live.apps), self._live.tallies
-        for version in state.shares.keys() - apps.keys():
-            if version in self._refused:
-                return
+        before = self._live
+        wanted = [*(state.shares.keys() - before.apps.keys()), *(set(state.shadows) - before.shadows.keys())]
+        if any(version in self._refused for version in wanted):
+            return
+        new_apps, new_shadows = dict[str, ASGIApp](), dict[str, Shadow]()
+        for version in wanted:
             try:
-                apps[version] = self._load(version)
+                if version in state.shares:
+                    new_apps[version] = self._load(version)
+                else:
+                    new_shadows[version] = self._shadow(version)
             except Exception as error:  # whatever is wrong with it, the others go on
-                self._refused[version] = str(error) if isinstance(error, UserError) else repr(error)
+                known = user_error_in(error)
+                self._refused[version] = str(known) if known else repr(error)
                 log.exception("version %s is not taken", version)
+                for shadow in new_shadows.values():
+                    shadow.end()
                 return
         self._refused = {}
+        apps, shadows = {**before.apps, **new_apps}, {**before.shadows, **new_shadows}
         self._live = _Live(
             state,
             {version: apps[version] for version in state.shares},
-            {version: tallies.get(version, Tally()) for version in state.shares},
+            {version: before.tallies.get(version, Tally()) for version in state.shares},
+            {version: shadows[version] for version in state.shadows},
         )
+        for version in before.shadows.keys() - set(state.shadows):
+            before.shadows[version].end()
 
     def _guard(self) -> None:
         state, tallies = self._live.state, self._live.tallies
@@ -127,9 +144,14 @@ class LiveVersions:
             await problem(404, detail)(scope, receive, send)
             return
         status, began = 500, time.perf_counter()
+        copy = Copy(scope, version) if live.shadows and is_copied(scope) else None
+        if copy:
+            receive = copy.receiving(receive)
 
         async def told(message: Message) -> None:
             nonlocal status
+            if copy:
+                copy.note(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[VERSION] = version
@@ -143,6 +165,9 @@ class LiveVersions:
             live.tallies[version].add(500, 1000 * (time.perf_counter() - began))
             raise
         live.tallies[version].add(status, 1000 * (time.perf_counter() - began))
+        if copy and (exchange := copy.exchange()):
+            for shadow in live.shadows.values():
+                shadow.add(exchange)
 
     def told(self) -> dict[str, object]:
         """What this replica has, and what it saw."""
@@ -153,6 +178,7 @@ class LiveVersions:
             "release": live.state.model_dump(mode="json"),
             "refused": dict(self._refused),
             "seen": seen,
+            "shadows": {version: shadow.told() for version, shadow in live.shadows.items()},
         }
 
 

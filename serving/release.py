@@ -5,7 +5,7 @@
 
 RELEASE is a YAML file such as `serving/release.yaml`. `apply` has every replica load what is new, replays golden rows
 through HTTP, and only then gives it traffic; nothing restarts. `promote` makes a version the only one and the
-champion; `rollback` gives the main version everything, or, where it has that, the one before.
+champion; `rollback` gives the main version everything, or, where it has that and no shadow, the one before.
 """
 
 import time
@@ -30,6 +30,7 @@ from serving.feedback import events_of
 from serving.keys import operator_headers
 from serving.live_versions import VERSIONS
 from serving.parity import check_parity
+from serving.shadow import line_of
 from serving.shares import Guardrails, ShareLog, Shares
 
 TAKEN_WITHIN_S = 120.0
@@ -42,7 +43,9 @@ class VersionSpec(Spec):
 
     version: str
     """An alias, or its name."""
-    share: float = Field(ge=0, le=1)
+    share: float = Field(0.0, ge=0, le=1)
+    shadow: bool = False
+    """Whether it is asked what the others answered; nobody gets its answers."""
 
 
 class ReleaseSpec(Spec):
@@ -65,6 +68,9 @@ class ReleaseSpec(Spec):
         names, total = [one.version for one in self.versions], sum(one.share for one in self.versions)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"shares add up to {total:g}; give such that make 1 together")
+        both = [one.version for one in self.versions if one.shadow and one.share]
+        if both:
+            raise ValueError(f"{', '.join(both)}: a shadow has no share; leave out one of both")
         if len(set(names)) < len(names):
             raise ValueError(f"versions {names} name one twice; give each its share once")
         return self
@@ -135,12 +141,18 @@ class Application:
         told = self.replicas(lambda one: one["release"]["number"] >= state.number or bool(_refused(one, state)))
         why = next((_refused(one, state) for one in told.values() if _refused(one, state)), "")
         if why:
-            self.log.add(state.next(before.shares, f"not taken: {why}"))
+            back = state.next(before.shares, f"not taken: {why}")
+            self.log.add(back.model_copy(update={"shadows": before.shadows}))
             raise ReleaseError(f"{why}. The traffic stays as it was")
 
 
 def _refused(told: Mapping[str, Any], state: Shares) -> str:
-    return next((f"{name} is not taken: {why}" for name, why in told["refused"].items() if name in state.shares), "")
+    asked = {*state.shares, *state.shadows}
+    return next((f"{name} is not taken: {why}" for name, why in told["refused"].items() if name in asked), "")
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def application_of(release: ReleaseSpec) -> Application:
@@ -157,8 +169,8 @@ def operated(release: ReleaseSpec) -> Iterator[Application]:
         yield replace(application, headers=headers)
 
 
-def wanted(release: ReleaseSpec, registry: Registry) -> dict[str, float]:
-    """The share of each version, by its name.
+def wanted(release: ReleaseSpec, registry: Registry) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The share of each version, by its name, and the shadows.
 
     Raises:
         RegistryError: there is no such version.
@@ -170,17 +182,20 @@ def wanted(release: ReleaseSpec, registry: Registry) -> dict[str, float]:
         if name in shares:
             raise ReleaseError(f"'{one.version}' is version {name}, which has a share already; name another one")
         shares[name] = one.share
-    return shares
+    shadows = tuple(registry.resolve(one.version) for one in release.versions if one.shadow)
+    return {name: share for name, share in shares.items() if name not in shadows}, shadows
 
 
 def plan(release: ReleaseSpec) -> str:
     """What `apply` would do."""
     with operated(release) as application:
-        shares, state = wanted(release, application.registry), application.state()
+        (shares, shadows), state = wanted(release, application.registry), application.state()
         lines = [f"release of {application.ring.name} at {address_of(application.ring)}"]
         for name in [*shares, *(name for name in state.shares if name not in shares)]:
             new = "  new: loaded and compared first" if not state.shares.get(name) else ""
             lines.append(f"  {name}  {state.shares.get(name, 0):.1%} -> {shares.get(name, 0):.1%}{new}")
+        for name in sorted({*shadows, *state.shadows}):
+            lines.append(f"  {name}  shadow: {_yes(name in state.shadows)} -> {_yes(name in shadows)}")
         return "\n".join(lines)
 
 
@@ -192,10 +207,12 @@ def apply(release: ReleaseSpec) -> str:
         ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was.
     """
     with operated(release) as application:
-        shares, state = wanted(release, application.registry), application.state()
-        settings = {"salt": release.salt, "guardrails": release.guardrails}
+        (shares, shadows), state = wanted(release, application.registry), application.state()
+        settings = {"salt": release.salt, "guardrails": release.guardrails, "shadows": shadows}
         untried = [name for name in shares if not state.shares.get(name)]
         loaded = {name: _loaded(application, name) for name in untried}
+        for name in shadows:
+            _loaded(application, name)  # a fault of it is told here
         if untried:
             application.change(state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}"))
             try:
@@ -205,6 +222,7 @@ def apply(release: ReleaseSpec) -> str:
                 application.change(application.state().next(state.shares, f"refused: {error}"))
                 raise
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        told += "".join(f", {name} as a shadow" for name in shadows)
         application.change(application.state().next(shares, told).model_copy(update=settings))
         return f"release: {told}"
 
@@ -229,6 +247,8 @@ def status(release: ReleaseSpec) -> str:
             errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
             slowest = max((each["p95_ms"] for each in seen), default=0.0)
             lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
+        for name in state.shadows:
+            lines.append(line_of(name, [one["shadows"][name] for one in told.values() if name in one["shadows"]]))
         found = evaluate(events_of(application.storage, application.ring.name), state, release.experiment)
         if found:
             lines += ["what users said since then:", *found.lines(release.experiment.level)]
@@ -244,7 +264,7 @@ def promote(release: ReleaseSpec, version: str) -> str:
         if not state.shares.get(name):
             have = ", ".join(version for version, share in state.shares.items() if share)
             raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
-        application.change(state.next({name: 1.0}, f"promoted {name}"))
+        application.change(_alone(state, name, f"promoted {name}"))
         application.registry.promote(name)
         return f"release: {name} answers everything, and is the champion"
 
@@ -257,11 +277,16 @@ def rollback(release: ReleaseSpec) -> str:
     """
     with operated(release) as application:
         state, registry = application.state(), application.registry
-        target = state.main if len(state.shares) > 1 else _main_before(application, state)
-        application.change(state.next({target: 1.0}, f"rolled back to {target} by hand"))
+        target = state.main if len(state.shares) > 1 or state.shadows else _main_before(application, state)
+        application.change(_alone(state, target, f"rolled back to {target} by hand"))
         if registry.aliases().get(CHAMPION, [""])[0] == state.main != target:
             registry.promote(target)
         return f"release: {target} answers everything"
+
+
+def _alone(state: Shares, version: str, why: str) -> Shares:
+    """The next state, with one version and no shadow."""
+    return state.next({version: 1.0}, why).model_copy(update={"shadows": ()})
 
 
 def _main_before(application: Application, state: Shares) -> str:

@@ -37,6 +37,8 @@ class Shares(Spec):
     """The version that Serve was given."""
     shares: dict[str, float]
     """Of each version, adding up to 1; the first, the main one, takes what a version that is rolled back had."""
+    shadows: tuple[str, ...] = ()
+    """Versions that are asked what was answered; nobody gets their answers."""
     number: int = 0
     salt: str = ""
     """Of the hash that gives a unit its version; another one deals anew."""
@@ -70,8 +72,9 @@ class Shares(Spec):
         return self.next(shares, why)
 
     def next(self, shares: dict[str, float], why: str) -> "Shares":
-        """The state after this one."""
-        made = {"shares": shares, "number": self.number + 1, "why": why, "made_at": now()}
+        """The state after this one; a version that gets a share is a shadow no longer."""
+        shadows = tuple(name for name in self.shadows if name not in shares)
+        made = {"shares": shares, "shadows": shadows, "number": self.number + 1, "why": why, "made_at": now()}
         return self.model_copy(update=made)
 
 

@@ -3,20 +3,23 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from cluster.errors import RegistryError
 from cluster.storage import Storage
 from serving.live_versions import LiveVersions
+from serving.shadow import Shadow, ShadowProcess
 from serving.shares import Guardrails, ShareLog
 
 Send = Callable[..., httpx.Response]
@@ -34,13 +37,32 @@ def version(name: str) -> Starlette:
             await asyncio.sleep(0.08)
         if name == "failing":
             raise RuntimeError("broken inside")
+        if "application/json" in request.headers.get("content-type", ""):
+            return JSONResponse({"version": name, "asked": await request.json(), "size": len(name)})
         return PlainTextResponse(name)
 
     if name == "damaged":
         raise RegistryError(f"version {name} is not what was published")
     if name == "buggy":
         raise ValueError("a shape does not fit")
-    return Starlette(routes=[Route("/", say, methods=["POST"]), Route("/health", health)])
+    return Starlette(
+        routes=[
+            Route("/", say, methods=["POST"]),
+            Route("/feedback", say, methods=["POST"]),
+            Route("/health", health),
+        ]
+    )
+
+
+class InThisProcess(ShadowProcess):
+    """As a shadow runs, but in the thread that asks it."""
+
+    def end(self) -> None:
+        self.write()
+
+
+def shadow(name: str) -> Shadow:
+    return Shadow(InThisProcess(version, name, Storage(mkdtemp()), "loans"))
 
 
 @pytest.fixture
@@ -50,7 +72,7 @@ def log(tmp_path: Path) -> ShareLog:
 
 @pytest.fixture
 def live(log: ShareLog) -> LiveVersions:
-    return LiveVersions(version, log, "old")
+    return LiveVersions(version, log, "old", shadow)
 
 
 def release(log: ShareLog, rails: Guardrails = RAILS, **shares: float) -> None:
@@ -133,7 +155,7 @@ def test_a_version_that_breaks_a_guardrail_is_rolled_back_by_the_replica(
 
 
 def test_the_main_version_is_never_rolled_back(log: ShareLog, to: Send) -> None:
-    live = LiveVersions(version, log, "failing")
+    live = LiveVersions(version, log, "failing", shadow)
     log.add(log.newest("failing").next({"failing": 0.9, "new": 0.1}, "").model_copy(update={"guardrails": RAILS}))
     live.refresh()
     for _ in range(40):
@@ -143,7 +165,7 @@ def test_the_main_version_is_never_rolled_back(log: ShareLog, to: Send) -> None:
 
 
 def test_another_replica_that_was_first_is_followed(live: LiveVersions, log: ShareLog, to: Send) -> None:
-    other = LiveVersions(version, log, "old")
+    other = LiveVersions(version, log, "old", shadow)
     release(log, old=0.8, failing=0.2)
     for one in (live, other):
         one.refresh()
@@ -157,12 +179,14 @@ def test_another_replica_that_was_first_is_followed(live: LiveVersions, log: Sha
 
 def test_a_replica_that_starts_late_has_what_the_others_have(live: LiveVersions, log: ShareLog, to: Send) -> None:
     release(log, new=1.0)
-    assert texts(LiveVersions(version, log, "old"), to, 3) == ["new"] * 3
-    assert texts(LiveVersions(version, log, "newer"), to, 3) == ["newer"] * 3  # the state was made for another one
+    assert texts(LiveVersions(version, log, "old", shadow), to, 3) == ["new"] * 3
+    assert (
+        texts(LiveVersions(version, log, "newer", shadow), to, 3) == ["newer"] * 3
+    )  # the state was made for another one
 
 
 def test_requests_that_are_under_way_end_where_they_began(log: ShareLog) -> None:
-    live = LiveVersions(version, log, "slow")
+    live = LiveVersions(version, log, "slow", shadow)
     log.add(log.newest("slow").next({"new": 1.0}, ""))
 
     async def ask() -> list[str]:
@@ -186,7 +210,7 @@ def test_what_is_only_read_is_the_main_versions(live: LiveVersions, log: ShareLo
 
 
 def test_a_client_that_goes_away_is_no_failure_of_the_version(log: ShareLog, to: Send) -> None:
-    live = LiveVersions(version, log, "slow")
+    live = LiveVersions(version, log, "slow", shadow)
 
     async def leave() -> None:
         transport: Any = httpx.ASGITransport(live)
@@ -231,3 +255,65 @@ def test_what_was_seen_is_told(live: LiveVersions, to: Send) -> None:
     assert told["seen"]["old"]["num_requests"] == 3
     assert told["release"]["deployed"] == "old"
     assert len(told["replica"]) == 8
+
+
+def shadowed(log: ShareLog, *names: str) -> None:
+    log.add(log.newest("old").next({"old": 1.0}, "by the test").model_copy(update={"shadows": names}))
+
+
+def told_of(live: LiveVersions, to: Send, name: str, num: int) -> dict[str, Any]:
+    """What is told of a shadow once it has compared as many."""
+    deadline = time.monotonic() + 20
+    while (told := to(live, "GET", "/versions").json()["shadows"][name])["num_compared"] < num:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.02)
+    return dict(told)
+
+
+def test_a_shadow_is_asked_what_was_answered_and_nobody_gets_its_answer(
+    live: LiveVersions, log: ShareLog, to: Send
+) -> None:
+    shadowed(log, "newer", "failing")
+    live.refresh()
+    answers = [to(live, "POST", "/", json={"row": number}) for number in range(10)]
+    assert [answer.json() for answer in answers] == [
+        {"version": "old", "asked": {"row": n}, "size": 3} for n in range(10)
+    ]
+    found, failing = told_of(live, to, "newer", 10), told_of(live, to, "failing", 10)
+    assert (found["num_same"], found["num_same_but_numbers"], found["num_failed"]) == (0, 10, 0)
+    assert (found["num_numbers"], found["sum_of_differences"]) == (10, 20.0)
+    assert (failing["num_failed"], failing["num_left_out"]) == (10, 0)
+
+
+def test_a_shadow_gets_no_feedback_and_no_streams(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    shadowed(log, "newer")
+    live.refresh()
+    to(live, "POST", "/feedback", json={"rating": 5})
+    to(live, "POST", "/", content=b"plain text is answered by plain text")
+    to(live, "GET", "/health")
+    to(live, "POST", "/", json={"row": 1})
+    assert told_of(live, to, "newer", 1)["num_compared"] == 1
+
+
+def test_a_shadow_comes_and_goes_and_one_that_cannot_be_loaded_changes_nothing(
+    live: LiveVersions, log: ShareLog, to: Send
+) -> None:
+    shadowed(log, "newer", "damaged")
+    live.refresh()
+    told = to(live, "GET", "/versions").json()
+    assert (told["refused"], told["shadows"]) == ({"damaged": "version damaged is not what was published"}, {})
+    shadowed(log, "newer")
+    live.refresh()
+    assert set(to(live, "GET", "/versions").json()["shadows"]) == {"newer"}
+    shadowed(log)
+    live.refresh()
+    assert to(live, "GET", "/versions").json()["shadows"] == {}
+
+
+def test_a_shadow_that_gets_a_share_is_none_any_more(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    shadowed(log, "new")
+    live.refresh()
+    release(log, old=0.0, new=1.0)
+    live.refresh()
+    assert set(texts(live, to, 5)) == {"new"}
+    assert to(live, "GET", "/versions").json()["shadows"] == {}

@@ -205,6 +205,24 @@ def test_a_version_that_is_slower_than_it_may_be_steps_back_by_itself(running: R
 
 
 @pytest.mark.ray
+def test_a_shadow_compares_all_that_is_asked_in_a_process_of_its_own(running: Running) -> None:
+    versions = [{"version": "old", "share": 1.0}, {"version": "new", "shadow": True}]
+    release = running.release(versions=versions)
+    assert f"{running.new}  shadow: no -> yes" in plan(release)
+    assert apply(release) == f"release: {running.old} 100.0%, {running.new} as a shadow"
+    assert set(running.versions_of([f"{n}" for n in range(30)]).values()) == {running.old}
+    deadline = time.monotonic() + 60
+    while not re.search(rf"{running.new}  shadow  [3-9]\d compared: 100.0% the same", told := status(release)):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+    rollback(release)
+    while not running.storage.exists(f"shadows/{running.registry.name}/{running.new}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "shadow" not in status(release).partition("how it came")[0]
+
+
+@pytest.mark.ray
 def test_deploying_ends_a_release(running: Running) -> None:
     apply(running.shared(0.5))
     promote(running.shared(0.5), "new")
@@ -258,6 +276,10 @@ def test_the_command_line_plans_and_applies(running: Running, capsys: pytest.Cap
         ([{"version": "a", "share": 0.5}], r"shares add up to 0\.5; give such that make 1 together"),
         ([{"version": "a", "share": 0.5}] * 2, r"name one twice; give each its share once"),
         ([], r"versions: .*at least 1 item"),
+        (
+            [{"version": "a", "share": 0.5}, {"version": "b", "share": 0.5, "shadow": True}],
+            r"b: a shadow has no share; leave out one of both",
+        ),
         ([{"version": "a", "share": 1.5}], r"less than or equal to 1"),
     ],
 )
