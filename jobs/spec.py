@@ -272,6 +272,8 @@ class ServingSpec(Spec):
     max_body_bytes: int = Field(1_000_000, ge=1)
     access: Literal["keys", "open"] = "keys"
     """Who may ask: whoever has a key of `python -m serving.keys`, or everybody who reaches the port."""
+    keep_predictions: bool = True
+    """Whether answers are kept, without what was asked, so that feedback can name them."""
     generation: GenerationSpec = GenerationSpec()
     """Of `language` alone."""
 

@@ -19,6 +19,8 @@ from serving.keys import AccessLog
 from serving.limiter import Limiter
 from serving.limits import Stock
 from serving.live_versions import LiveVersions
+from serving.outcomes import outcomes_of
+from serving.predictions import PredictionLog
 from serving.problem import RESPONSES, install
 from serving.release_id import release_ids
 from serving.shadow import started
@@ -92,7 +94,11 @@ def serving_version(
         share_log = ShareLog(storage, spec.name)
         load_version = partial(_loaded, load, spec, storage, ids)
         shadow = partial(started, load_version, storage=storage, name=spec.name)
-        live = LiveVersions(load_version, share_log, version, shadow)
+        predictions = PredictionLog(storage, spec.name) if spec.serving.keep_predictions else None
+        if predictions:
+            predictions.follow()
+        outcomes = partial(outcomes_of, storage, spec.name)
+        live = LiveVersions(load_version, share_log, version, shadow, predictions, outcomes)
         live.follow()
         return live if spec.serving.access == "open" else guarded(live, storage, spec.name)
 

@@ -1,7 +1,7 @@
-"""Experiment: versions of a release compared by what users said, one value a user, whenever one looks.
+"""Experiment: versions of a release compared by what came of their answers, one value a user, whenever one looks.
 
-What counts is feedback since the newest state of the release: shares that change begin a new comparison. A user who met
-several versions, because requests came without `X-Unit`, is left out and counted.
+What counts is what became known since the newest state of the release: shares that change begin a new comparison. A
+user who met several versions, because requests came without `X-Unit`, is left out and counted.
 """
 
 from collections import defaultdict
@@ -10,27 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import fmean, variance
 
-from pydantic import Field
-
-from cluster.spec import Spec
 from serving.always_valid import Comparison, Sample, compare, ratio_p_value
-from serving.feedback import Event
-from serving.shares import Shares
+from serving.outcomes import Outcome
+from serving.shares import ExperimentSpec, Shares
 
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 RATIO_LEVEL = 0.001
 """Below it, the numbers of users do not fit the shares."""
-
-
-class ExperimentSpec(Spec):
-    """What is asked of a comparison."""
-
-    expected_effect: float = Field(0.1, gt=0)
-    """Of a user's mean rating: the size of effect that is to be found soonest."""
-    level: float = Field(0.05, gt=0, lt=1)
-    """Of false alarms, however often one looks."""
-    min_users: int = Field(100, ge=2)
-    """Of each version; fewer say nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +39,11 @@ class Result:
     def lines(self, level: float) -> list[str]:
         """For people: effect, interval and decision of each version."""
         main, *_ = self.samples
-        lines = [f"  {main}: mean rating {_told(self.samples[main])}, the main version"]
+        lines = [f"  {main}: mean outcome {_told(self.samples[main])}, the main version"]
         for version, found in self.comparisons.items():
             decision = "better" if found.low > 0 else "worse" if found.high < 0 else "not decided yet"
             lines.append(
-                f"  {version}: mean rating {_told(self.samples[version])}, effect {found.effect:+.4f} "
+                f"  {version}: mean outcome {_told(self.samples[version])}, effect {found.effect:+.4f} "
                 f"({found.low:+.4f} to {found.high:+.4f} at {1 - level:.0%}, p {found.p_value:.3g}): {decision}"
             )
         if not self.fits_shares:
@@ -70,20 +56,29 @@ class Result:
         return lines
 
 
-def evaluate(events: Iterable[Event], state: Shares, asked: ExperimentSpec) -> Result | None:
+def loss_of(result: Result | None, version: str, max_loss: float) -> str:
+    """Why a version is to be rolled back for what came of its answers; empty where that is not clear, or not so."""
+    found = result.comparisons.get(version) if result else None
+    if found is None or not found.high < -max_loss:
+        return ""
+    return (
+        f"what came of its answers is worse by {-found.effect:.4g} ({-found.high:.4g} at least), and may be by "
+        f"{max_loss:g}"
+    )
+
+
+def evaluate(outcomes: Iterable[Outcome], state: Shares, asked: ExperimentSpec) -> Result | None:
     """Compare the versions that have a share; None where only one has, or nothing was said yet."""
     shares = {version: share for version, share in state.shares.items() if share}
-    ratings: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    seen, since = set[str](), datetime.fromisoformat(state.made_at) if state.made_at else FIRST_MOMENT
-    for event in events:
-        is_new = event.event_id not in seen and datetime.fromisoformat(event.received_at) >= since
-        if is_new and event.version in shares:
-            seen.add(event.event_id)
-            ratings[event.user_id][event.version].append(event.rating)
-    if len(shares) < 2 or not ratings:
+    units: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    since = datetime.fromisoformat(state.made_at) if state.made_at else FIRST_MOMENT
+    for outcome in outcomes:
+        if outcome.at >= since and outcome.version in shares:
+            units[outcome.unit][outcome.version].append(outcome.value)
+    if len(shares) < 2 or not units:
         return None
     values: dict[str, list[float]] = {version: [] for version in shares}
-    for by_version in ratings.values():
+    for by_version in units.values():
         if len(by_version) == 1:
             [(version, given)] = by_version.items()
             values[version].append(fmean(given))
@@ -97,7 +92,7 @@ def evaluate(events: Iterable[Event], state: Shares, asked: ExperimentSpec) -> R
             if version != main
         },
         ratio_p_value([len(given) for given in values.values()], list(shares.values())),
-        sum(len(by_version) > 1 for by_version in ratings.values()),
+        sum(len(by_version) > 1 for by_version in units.values()),
     )
 
 

@@ -1,27 +1,26 @@
-"""What users say about an answer, kept durably: one JSON line an event, below feedback/<name>/<day>/.
+"""What users say about an answer, kept durably: one JSON line an event.
+
+    feedback/<name>/<day>/...jsonl     what a user thought of an item; collect makes raw events of it
+    labels/<name>/<day>/...jsonl       what the right answer to a row of a prediction was
 
 Group commit: while a file is being written further events wait, and all that wait are the next file. A lone event
-is written at once, a busy replica writes few files, and no event is acknowledged before its file is durable.
+is written at once, a busy replica writes few files, and no event is acknowledged before its file is durable. An event
+that a client sent again, since it got no answer, may be there twice; whoever reads takes the first of an id.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from secrets import token_hex
+from datetime import datetime
+from typing import Any, TypeVar
 
 from cluster.errors import StorageError
 from cluster.storage import Storage
+from serving.line_files import LineFiles, lines_in, now
 
 log = logging.getLogger(__name__)
-
-
-def now() -> datetime:
-    """The moment, in UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -39,39 +38,65 @@ class Event:
     """When this service got it, ISO 8601 in UTC."""
     version: str
     """The version that was serving."""
+    prediction_id: str = ""
+    """Of the answer that it speaks of, where the client said so."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """The right answer to one row of a prediction, which became known later."""
+
+    event_id: str
+    prediction_id: str
+    row: int
+    """Which one of the request, from 0."""
+    label: str
+    received_at: str
+    """When this service got it, ISO 8601 in UTC."""
+
+
+E = TypeVar("E", Event, Label)
 
 
 def events_of(storage: Storage, name: str) -> Iterator[Event]:
-    """All events of an application, of all its replicas, in the order they were written; one sent twice comes twice.
+    """All events of an application, of all its replicas, in the order they were written, each once.
 
     Raises:
         StorageError: a line is no event.
     """
-    if not storage.exists(f"feedback/{name}"):
-        return
-    for info in storage.files(f"feedback/{name}"):
-        with storage.open(str(info.path)) as file:
-            for line in file.read().splitlines():
-                try:
-                    yield Event(**json.loads(line))
-                except (TypeError, ValueError) as error:
-                    raise StorageError(f"feedback file '{info.path}' is damaged: {error}; mend or remove it") from None
+    return _once(lines_in(storage, f"feedback/{name}", lambda line: Event(**line)))
+
+
+def labels_of(storage: Storage, name: str) -> Iterator[Label]:
+    """All labels of an application, in the order they were written, each once.
+
+    Raises:
+        StorageError: a line is no label.
+    """
+    return _once(lines_in(storage, f"labels/{name}", lambda line: Label(**line)))
+
+
+def _once(events: Iterable[E]) -> Iterator[E]:
+    seen = set[str]()
+    for event in events:
+        if event.event_id not in seen:
+            seen.add(event.event_id)
+            yield event
 
 
 class FeedbackLog:
-    """The events of one replica; each file is new and appears whole."""
+    """The events of one kind of one replica."""
 
-    def __init__(self, storage: Storage, name: str, clock: Callable[[], datetime] = now) -> None:
-        self._storage = storage
-        self._folder = f"feedback/{name}"
-        self._clock = clock
-        self._token = token_hex(4)
-        self._num_files = 0
-        self._waiting: list[tuple[Event, asyncio.Future[None]]] = []
+    def __init__(
+        self, storage: Storage, name: str, clock: Callable[[], datetime] = now, folder: str = "feedback"
+    ) -> None:
+        self._uri = storage.uri
+        self._files = LineFiles(storage, f"{folder}/{name}", clock)
+        self._waiting: list[tuple[Event | Label, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "feedback")
 
-    async def append(self, event: Event) -> None:
+    async def append(self, event: Event | Label) -> None:
         """Return once the event is durable.
 
         Raises:
@@ -95,18 +120,11 @@ class FeedbackLog:
                 else:
                     durable.set_result(None)
 
-    async def _write(self, events: list[Event]) -> StorageError | None:
-        path = self._next_path()
-        lines = "".join(json.dumps(asdict(event)) + "\n" for event in events)
+    async def _write(self, events: list[Event | Label]) -> StorageError | None:
+        rows: list[Any] = [asdict(event) for event in events]
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._storage.write, path, lines.encode("ascii")
-            )
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._files.write, rows)
         except Exception as error:  # of any kind: an event must never be left waiting
-            log.exception("%d feedback events were refused: %s cannot be written", len(events), path)
-            return StorageError(f"feedback cannot be written to '{self._storage.uri}': {error}")
+            log.exception("%d feedback events were refused: they cannot be written", len(events))
+            return StorageError(f"feedback cannot be written to '{self._uri}': {error}")
         return None
-
-    def _next_path(self) -> str:
-        self._num_files += 1
-        return f"{self._folder}/{self._clock():%Y-%m-%d/%H%M%S-%f}-{self._token}-{self._num_files}.jsonl"

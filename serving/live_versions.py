@@ -7,6 +7,7 @@ version comes or goes, without a restart. A version that cannot be loaded leaves
 GET  .../versions          what this replica has, and what it saw
 X-Unit: TEXT               of a request: who asks, so that the same version answers as before
 X-Version: NAME            of a request: this version is to answer; of an answer: this one did
+X-Prediction: ID           of an answer: what feedback may name
 
 What is only read, such as health and the pages of the interface, is the main version's.
 """
@@ -16,8 +17,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,15 +27,20 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ReleaseError, user_error_in
+from serving.exchange import Copy, is_copied
+from serving.experiment import evaluate, loss_of
+from serving.outcomes import Outcome
+from serving.predictions import PredictionLog
 from serving.problem import problem
-from serving.shadow import Copy, Shadow, is_copied
+from serving.shadow import Shadow
 from serving.shares import ShareLog, Shares
 from serving.tally import Tally
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-UNIT, VERSION = "x-unit", "x-version"
+COMPARE_S = 10.0
+UNIT, VERSION, PREDICTION = "x-unit", "x-version", "x-prediction"
 VERSIONS = "/versions"
 
 
@@ -52,14 +59,23 @@ class LiveVersions:
     """An ASGI application that hands each request to one of several."""
 
     def __init__(
-        self, load: Callable[[str], ASGIApp], log: ShareLog, deployed: str, shadow: Callable[[str], Shadow]
+        self,
+        load: Callable[[str], ASGIApp],
+        log: ShareLog,
+        deployed: str,
+        shadow: Callable[[str], Shadow],
+        predictions: PredictionLog | None = None,
+        outcomes: Callable[[], Iterable[Outcome]] = list,
     ) -> None:
         """Load what the newest state names; where that fails, the deployed version alone.
 
         Args:
             load: makes the application of a version; raises UserError where it cannot be served.
             shadow: starts a version that shadows.
+            predictions: keeps the answers.
+            outcomes: what came of answers, for a guardrail; asked every ten seconds where there is one.
         """
+        self._predictions, self._outcomes, self._compared_at = predictions, outcomes, 0.0
         self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
         self._replica = uuid4().hex[:8]
         self._refused: dict[str, str] = {}
@@ -118,16 +134,26 @@ class LiveVersions:
             before.shadows[version].end()
 
     def _guard(self) -> None:
-        state, tallies = self._live.state, self._live.tallies
-        for version in list(state.shares)[1:]:
-            breach = tallies[version].breach(state.guardrails) if state.shares[version] else ""
-            if breach:
+        state = self._live.state
+        losses = self._losses(state)
+        for version, share in list(state.shares.items())[1:]:
+            breach = self._live.tallies[version].breach(state.guardrails) if share else ""
+            if breach := breach or losses.get(version, ""):
                 try:
                     self._log.add(state.without(version, f"rolled back {version}: {breach}"))
                 except ReleaseError:
                     log.warning("another replica, or somebody, changed the release first")
                 self._take(self._log.newest(self._deployed))
                 return
+
+    def _losses(self, state: Shares) -> dict[str, str]:
+        """What is wrong with what came of the answers of each version, looked at every ten seconds."""
+        max_loss = state.guardrails.max_loss
+        if max_loss is None or len(state.shares) < 2 or time.monotonic() - self._compared_at < COMPARE_S:
+            return {}
+        self._compared_at = time.monotonic()
+        found = evaluate(self._outcomes(), state, state.experiment)
+        return {version: loss_of(found, version, max_loss) for version in state.shares}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its version."""
@@ -144,8 +170,8 @@ class LiveVersions:
             await problem(404, detail)(scope, receive, send)
             return
         status, began = 500, time.perf_counter()
-        copy = Copy(scope, version) if live.shadows and is_copied(scope) else None
-        if copy:
+        copy = Copy(scope, version) if (live.shadows or self._predictions) and is_copied(scope) else None
+        if copy and live.shadows:
             receive = copy.receiving(receive)
 
         async def told(message: Message) -> None:
@@ -154,7 +180,10 @@ class LiveVersions:
                 copy.note(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[VERSION] = version
+                headers = MutableHeaders(scope=message)
+                headers[VERSION] = version
+                if copy and self._predictions:
+                    headers[PREDICTION] = copy.prediction_id
             await send(message)
 
         try:
@@ -168,6 +197,9 @@ class LiveVersions:
         if copy and (exchange := copy.exchange()):
             for shadow in live.shadows.values():
                 shadow.add(exchange)
+            if self._predictions and status == HTTPStatus.OK:
+                unit = Headers(scope=scope).get(UNIT, "")
+                self._predictions.add(copy.prediction_id, version, unit, exchange.path, exchange.answer)
 
     def told(self) -> dict[str, object]:
         """What this replica has, and what it saw."""

@@ -3,12 +3,15 @@
 GET  /health    which version answers, and how good it is
 GET  /drift     how far the rows that are asked lie from those of training
 POST /predict   raw rows, as prepare reads them less the label -> a label and probabilities each
+POST /feedback  the right label of a row of an earlier answer, durable before the answer
 """
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, create_model
 from ray import serve
 
@@ -21,6 +24,9 @@ from serving.batcher import Batcher
 from serving.classifier import Classifier, Prediction
 from serving.drift import ColumnDrift, LiveDrift
 from serving.endpoint import Body, Health, endpoint, serving_version
+from serving.feedback import FeedbackLog, Label
+from serving.line_files import now
+from serving.problem import fault
 from serving.raw_row import as_asked
 
 MAX_ROWS = 2000
@@ -35,6 +41,25 @@ class Predicted(BaseModel):
     predictions: list[Prediction]
 
 
+class FeedbackRequest(Body):
+    """The right answer to a row, which became known later."""
+
+    prediction_id: str = Field(min_length=1, max_length=64)
+    """Of the header `X-Prediction` of the answer."""
+    row: int = Field(0, ge=0, lt=MAX_ROWS)
+    """Which one of the request."""
+    label: str
+    """One of those that the version knows."""
+    event_id: str | None = Field(None, min_length=1, max_length=256)
+    """Sending the same id again does not count twice; made up where it is absent."""
+
+
+class Accepted(BaseModel):
+    """The label is durable."""
+
+    event_id: str
+
+
 class Changed(BaseModel):
     """What is asked now, beside what the version was trained on."""
 
@@ -43,7 +68,7 @@ class Changed(BaseModel):
     """Of numbers and categories of which enough was asked, the one that changed most first."""
 
 
-def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
+def web(classifier: Classifier, feedback: FeedbackLog, max_body_bytes: int, release: str) -> FastAPI:
     """The application over a loaded version, as plain ASGI; `release` is what its health names it."""
     health = Health(
         version=classifier.version,
@@ -69,6 +94,17 @@ def web(classifier: Classifier, max_body_bytes: int, release: str) -> FastAPI:
     predict.__annotations__["request"] = asked  # a model of this version's own columns, so no name in the source
     application.post("/predict")(predict)
 
+    @application.post("/feedback", status_code=202)
+    async def accept(request: FeedbackRequest) -> Accepted:
+        """Keep the right label of a row; answered once it is durable."""
+        if request.label not in classifier.labels:
+            rule = f"Label must be one of {', '.join(classifier.labels)}"
+            raise RequestValidationError([fault(("body", "label"), rule, request.label)])
+        event_id = request.event_id or uuid4().hex
+        received_at = now().isoformat(timespec="microseconds")
+        await feedback.append(Label(event_id, request.prediction_id, request.row, request.label, received_at))
+        return Accepted(event_id=event_id)
+
     @application.get("/drift")
     async def changed() -> Changed:
         """How far the last rows that this replica was asked lie from those of training, column by column."""
@@ -93,7 +129,8 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
     """
-    return web(Classifier.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+    classifier = Classifier.load(Registry(storage, spec.name), version)
+    return web(classifier, FeedbackLog(storage, spec.name, folder="labels"), spec.serving.max_body_bytes, release)
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:

@@ -20,7 +20,8 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec
 from serving.ask import Question
 from serving.endpoint import Body, Health, as_text, endpoint, serving_version
-from serving.feedback import Event, FeedbackLog, now
+from serving.feedback import Event, FeedbackLog
+from serving.line_files import now
 from serving.problem import fault
 from serving.recommendation import Item, Recommendations
 
@@ -66,6 +67,8 @@ class FeedbackRequest(Body):
     """Sending the same id again does not count twice; made up where it is absent."""
     timestamp: int | None = Field(None, ge=0, le=LAST_SECOND)
     """When, in seconds since 1970; now where it is absent."""
+    prediction_id: str = Field("", max_length=64)
+    """Of the header `X-Prediction` of the answer that the item was in."""
 
 
 class Accepted(BaseModel):
@@ -114,6 +117,7 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
             timestamp=int(received.timestamp()) if request.timestamp is None else request.timestamp,
             received_at=received.isoformat(timespec="microseconds"),
             version=recommendations.version,
+            prediction_id=request.prediction_id,
         )
         await feedback.append(event)
         return Accepted(event_id=event.event_id, timestamp=event.timestamp)

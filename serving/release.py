@@ -25,13 +25,13 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving.app import APPLICATIONS, address_of
 from serving.ask import Question, ask
-from serving.experiment import ExperimentSpec, evaluate
-from serving.feedback import events_of
+from serving.experiment import evaluate
 from serving.keys import operator_headers
 from serving.live_versions import VERSIONS
+from serving.outcomes import outcomes_of
 from serving.parity import check_parity
 from serving.shadow import line_of
-from serving.shares import Guardrails, ShareLog, Shares
+from serving.shares import ExperimentSpec, Guardrails, ShareLog, Shares
 
 TAKEN_WITHIN_S = 120.0
 """Time for all replicas to load what is new."""
@@ -61,7 +61,7 @@ class ReleaseSpec(Spec):
     """Of the hash that gives a unit (header X-Unit) its version; another one deals anew."""
     guardrails: Guardrails = Guardrails()
     experiment: ExperimentSpec = ExperimentSpec()
-    """Of versions that users rate: what `status` compares them by."""
+    """What `status` and the guardrail `max_loss` compare versions by."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ReleaseSpec":
@@ -208,7 +208,12 @@ def apply(release: ReleaseSpec) -> str:
     """
     with operated(release) as application:
         (shares, shadows), state = wanted(release, application.registry), application.state()
-        settings = {"salt": release.salt, "guardrails": release.guardrails, "shadows": shadows}
+        settings = {
+            "salt": release.salt,
+            "guardrails": release.guardrails,
+            "experiment": release.experiment,
+            "shadows": shadows,
+        }
         untried = [name for name in shares if not state.shares.get(name)]
         loaded = {name: _loaded(application, name) for name in untried}
         for name in shadows:
@@ -249,9 +254,9 @@ def status(release: ReleaseSpec) -> str:
             lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
         for name in state.shadows:
             lines.append(line_of(name, [one["shadows"][name] for one in told.values() if name in one["shadows"]]))
-        found = evaluate(events_of(application.storage, application.ring.name), state, release.experiment)
+        found = evaluate(outcomes_of(application.storage, application.ring.name), state, release.experiment)
         if found:
-            lines += ["what users said since then:", *found.lines(release.experiment.level)]
+            lines += ["what came of their answers since then:", *found.lines(release.experiment.level)]
         lines += ["how it came to that:"]
         lines += [f"  {old.made_at}  {old.number}: {old.why}" for old in application.log.history()[-10:]]
         return "\n".join(lines)

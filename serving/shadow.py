@@ -14,18 +14,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
-from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
-from starlette.types import ASGIApp, Message, Receive, Scope
+from starlette.types import ASGIApp
 
 from cluster.storage import Storage
 from serving.differences import OWN, differences
+from serving.exchange import Exchange
 from serving.in_process import answer_of
+from serving.line_files import LineFiles
 
 log = logging.getLogger(__name__)
 
@@ -39,26 +39,6 @@ END_WITHIN_S = 10.0
 NICE = 19
 WHO = frozenset({"version", "system_fingerprint"})
 """Fields that name who answered."""
-NEVER_COPIED = ("/feedback",)
-"""What an answer to would be a second event."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What was asked, and how it was answered."""
-
-    path: str
-    query: bytes
-    content_type: bytes
-    body: bytes
-    version: str
-    status: int
-    answer: bytes
-
-    @property
-    def num_bytes(self) -> int:
-        """That it takes."""
-        return len(self.body) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -146,10 +126,10 @@ class ShadowProcess:
     """Runs in the shadow's process."""
 
     def __init__(self, load: Callable[[str], ASGIApp], version: str, storage: Storage, name: str) -> None:
-        self._app, self._version, self._storage = load(version), version, storage
-        self._folder, self._replica = f"shadows/{name}/{version}", uuid4().hex[:8]
-        self._lines: list[str] = []
-        self._num_files, self._written_at = 0, time.monotonic()
+        self._app, self._version = load(version), version
+        self._files = LineFiles(storage, f"shadows/{name}/{version}")
+        self._lines: list[dict[str, Any]] = []
+        self._written_at = time.monotonic()
 
     def yield_cpu(self) -> None:
         """Run from now on where nothing else wants to."""
@@ -161,7 +141,7 @@ class ShadowProcess:
         for exchange in exchanges:
             agreement, line = compared(self._app, exchange)
             found += agreement
-            self._lines.append(json.dumps({"shadow": self._version, **line}) + "\n")
+            self._lines.append({"shadow": self._version, **line})
         if len(self._lines) >= LINES_A_FILE or time.monotonic() - self._written_at > WRITE_AFTER_S:
             self.write()
         return found
@@ -170,11 +150,8 @@ class ShadowProcess:
         """Keep what was compared since the last time."""
         if not self._lines:
             return
-        self._num_files += 1
-        now = datetime.now(UTC)
-        path = f"{self._folder}/{now:%Y-%m-%d/%H%M%S-%f}-{self._replica}-{self._num_files}.jsonl"
         lines, self._lines, self._written_at = self._lines, [], time.monotonic()
-        self._storage.write(path, "".join(lines).encode())
+        self._files.write(lines)
 
 
 def compared(app: ASGIApp, exchange: Exchange) -> tuple[Agreement, dict[str, Any]]:
@@ -252,53 +229,6 @@ def started(load: Callable[[str], ASGIApp], version: str, storage: Storage, name
     actor = kind.options(num_cpus=0).remote(load, version, storage, name)
     ray.get(actor.yield_cpu.remote())
     return Shadow(_RayProcess(actor))
-
-
-@dataclass
-class Copy:
-    """What is kept of a request while it is answered, for the shadows."""
-
-    scope: Scope
-    version: str
-    body: bytearray = field(default_factory=bytearray)
-    answer: bytearray = field(default_factory=bytearray)
-    status: int = 0
-    is_json: bool = False
-
-    def receiving(self, receive: Receive) -> Receive:
-        """`receive` that keeps what it gives."""
-
-        async def kept() -> Message:
-            message = await receive()
-            self.body += message.get("body", b"")
-            return message
-
-        return kept
-
-    def note(self, message: Message) -> None:
-        """Keep what is sent."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.is_json = any(
-                name.lower() == b"content-type" and b"json" in value for name, value in message.get("headers", ())
-            )
-        elif self.is_json:
-            self.answer += message.get("body", b"")
-
-    def exchange(self) -> Exchange | None:
-        """What to compare; None where the answer is no JSON, such as a stream."""
-        if not self.is_json:
-            return None
-        path = str(self.scope["path"]).removeprefix(self.scope.get("root_path", ""))
-        content_type = dict(self.scope["headers"]).get(b"content-type", b"")
-        query = self.scope.get("query_string", b"")
-        return Exchange(path, query, content_type, bytes(self.body), self.version, self.status, bytes(self.answer))
-
-
-def is_copied(scope: Scope) -> bool:
-    """Whether shadows are asked what a request asks."""
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
-    return scope["method"] == "POST" and path not in NEVER_COPIED
 
 
 def line_of(version: str, told: Sequence[Mapping[str, float]]) -> str:

@@ -28,6 +28,19 @@ class Guardrails(Spec):
     """Of the time to the end of an answer, the 95th percentile."""
     min_requests: int = Field(50, ge=1, le=WINDOW)
     """Fewer say nothing."""
+    max_loss: float | None = Field(None, ge=0)
+    """Of a user's mean outcome against the main version's: more, once it is clear as `experiment` asks, is too much."""
+
+
+class ExperimentSpec(Spec):
+    """What is asked of a comparison."""
+
+    expected_effect: float = Field(0.1, gt=0)
+    """Of a user's mean outcome (a rating; 1 for right, 0 for wrong): the size of effect that is to be found soonest."""
+    level: float = Field(0.05, gt=0, lt=1)
+    """Of false alarms, however often one looks."""
+    min_users: int = Field(100, ge=2)
+    """Of each version; fewer say nothing."""
 
 
 class Shares(Spec):
@@ -43,6 +56,7 @@ class Shares(Spec):
     salt: str = ""
     """Of the hash that gives a unit its version; another one deals anew."""
     guardrails: Guardrails = Guardrails()
+    experiment: ExperimentSpec = ExperimentSpec()
     why: str = ""
     made_at: str = ""
 

@@ -4,17 +4,16 @@ A replica adds up and writes every ten seconds and when it stops, so a replica t
 counts are never above what was served.
 """
 
-import json
 import logging
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from secrets import token_hex
+from datetime import datetime
 
 from cluster.storage import Storage
+from serving.line_files import LineFiles, lines_in, now
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +48,8 @@ class Use:
 class UsageLog:
     """Of one replica."""
 
-    def __init__(self, storage: Storage, name: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._storage, self._name, self._clock = storage, name, clock
-        self._token, self._num_files = token_hex(4), 0
+    def __init__(self, storage: Storage, name: str, clock: Callable[[], datetime] = now) -> None:
+        self._files = LineFiles(storage, f"usage/{name}", clock)
         self._uses: dict[str, Use] = {}
         self._lock = threading.Lock()
 
@@ -74,11 +72,8 @@ class UsageLog:
             uses, self._uses = self._uses, {}
         if not uses:
             return
-        self._num_files += 1
-        path = f"usage/{self._name}/{self._clock():%Y-%m-%d/%H%M%S-%f}-{self._token}-{self._num_files}.jsonl"
-        lines = "".join(json.dumps(asdict(use)) + "\n" for use in uses.values())
         try:
-            self._storage.write(path, lines.encode("ascii"))
+            self._files.write(map(asdict, uses.values()))
         except Exception:
             for use in uses.values():
                 self.add(use)
@@ -98,12 +93,12 @@ class UsageLog:
 
 
 def uses_on(storage: Storage, name: str, day: str) -> Iterator[Use]:
-    """What was written of a day (2026-01-31, UTC): of each key several, from each flush one."""
-    folder = f"usage/{name}/{day}"
-    if storage.exists(folder):
-        for info in storage.files(folder):
-            with storage.open(str(info.path)) as file:
-                yield from (Use(**json.loads(line)) for line in file.read().splitlines())
+    """What was written of a day (2026-01-31, UTC): of each key several, from each flush one.
+
+    Raises:
+        StorageError: a line is no use.
+    """
+    return lines_in(storage, f"usage/{name}/{day}", lambda line: Use(**line))
 
 
 def used_on(storage: Storage, name: str, day: str) -> Mapping[str, int]:

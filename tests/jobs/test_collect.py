@@ -152,7 +152,7 @@ def test_killed_at_any_moment_every_event_is_there_once_in_the_end(cluster: Clus
         write(ring.storage, f"{part}", events[part::5])
     codes: list[int] = []
     while 0 not in codes:
-        dies = time.monotonic() + random.Random(len(codes)).uniform(0.8, 1.4) * (len(codes) + 1)
+        dies = time.monotonic() + random.Random(len(codes)).uniform(0.8, 1.4) * (2 * len(codes) + 1)
         codes.append(kill_when(ring, partial(is_past, dies)))
     assert codes[0] == -signal.SIGKILL
     assert set(codes) == {0, -signal.SIGKILL}

@@ -25,7 +25,7 @@ from tests.jobs.conftest import Ring, movie_lines, rating_lines
 from tests.s3 import CREDENTIALS, S3Server
 
 # One trial at a time: which of two ASHA stops depends on which is faster.
-SEARCH = ("tune.num_trials=2", "tune.max_concurrent=1", "train.num_epochs=20", "train.early_stopping.patience=20")
+SEARCH = ("tune.num_trials=2", "tune.max_concurrent=1", "train.num_epochs=8", "train.early_stopping.patience=8")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from jobs.features.split import TrainRows, split_by_hash
 from jobs.spec import RingSpec, event_columns, transform_of
 from jobs.version import write
 from jobs.workloads import tabular
+from serving.feedback import FeedbackLog
 
 NUM_ROWS = 400
 
@@ -114,3 +116,8 @@ def publish(root: Path, folder: Path) -> tuple[Storage, RingSpec, str]:
     version = registry.publish(folder, {"run": "generated"})
     registry.promote(version)
     return storage, spec, version
+
+
+def label_log(folder: str = "") -> FeedbackLog:
+    """Where the labels of feedback go."""
+    return FeedbackLog(Storage(folder or mkdtemp()), "loans", folder="labels")

@@ -56,6 +56,7 @@ def test_a_lone_event_is_one_file_named_by_day_and_time(storage: Storage) -> Non
         "timestamp": 1_700_000_000,
         "received_at": "2026-05-04T12:00:00.000250+00:00",
         "version": "v1",
+        "prediction_id": "",
     }
 
 

@@ -1,10 +1,12 @@
 """Which version answers, what happens to versions that fail, and that no request is lost on the way."""
 
 import asyncio
+import random
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -19,8 +21,10 @@ from starlette.routing import Route
 from cluster.errors import RegistryError
 from cluster.storage import Storage
 from serving.live_versions import LiveVersions
+from serving.outcomes import Outcome
+from serving.predictions import PredictionLog, predictions_of
 from serving.shadow import Shadow, ShadowProcess
-from serving.shares import Guardrails, ShareLog
+from serving.shares import ExperimentSpec, Guardrails, ShareLog
 
 Send = Callable[..., httpx.Response]
 RAILS = Guardrails(max_error_rate=0.1, max_p95_ms=40, min_requests=20)
@@ -317,3 +321,34 @@ def test_a_shadow_that_gets_a_share_is_none_any_more(live: LiveVersions, log: Sh
     live.refresh()
     assert set(texts(live, to, 5)) == {"new"}
     assert to(live, "GET", "/versions").json()["shadows"] == {}
+
+
+def test_answers_are_kept_under_the_id_that_they_name(log: ShareLog, to: Send, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "kept"))
+    live = LiveVersions(version, log, "old", shadow, PredictionLog(storage, "loans"))
+    answer = to(live, "POST", "/", json={"row": 1}, headers={"X-Unit": "ann"})
+    to(live, "POST", "/feedback", json={"rating": 5})
+    to(live, "POST", "/", content=b"plain")
+    assert live._predictions
+    live._predictions.flush()
+    [kept] = predictions_of(storage, "loans")
+    assert kept.prediction_id == answer.headers["x-prediction"]
+    assert (kept.version, kept.unit, kept.path, kept.answer) == ("old", "ann", "/", answer.json())
+
+
+def test_a_version_whose_answers_turn_out_worse_is_rolled_back(log: ShareLog, to: Send) -> None:
+    draw, outcomes = random.Random(0), list[Outcome]()
+    live = LiveVersions(version, log, "old", shadow, outcomes=lambda: outcomes)
+    state = log.newest("old").next({"old": 0.5, "new": 0.5}, "by the test")
+    settings = {"guardrails": Guardrails(max_loss=0.05), "experiment": ExperimentSpec(expected_effect=0.2)}
+    log.add(state.model_copy(update=settings))
+    live.refresh()
+    assert texts(live, to, 20).count("new") > 0
+    for number in range(2000):
+        given = state.version_of(f"user {number}")
+        is_right = draw.random() < (0.9 if given == "old" else 0.6)
+        outcomes.append(Outcome(given, f"user {number}", float(is_right), datetime.now(UTC) + timedelta(seconds=1)))
+    live._compared_at = 0.0
+    live.refresh()
+    assert set(texts(live, to, 20)) == {"old"}
+    assert log.newest("old").why.startswith("rolled back new: what came of its answers is worse by 0.3")

@@ -12,10 +12,11 @@ from serving.ask import Question
 from serving.classifier import Classifier
 from serving.parity import answer, check_parity
 from serving.predict import web
+from tests.serving.tables import label_log
 
 
 def test_an_application_answers_in_this_process(classifier: Classifier) -> None:
-    application = web(classifier, 100_000, "")
+    application = web(classifier, label_log(), 100_000, "")
     status, content = answer(application, Question("", "/health"))
     assert (status, content["version"]) == (200, classifier.version)
     row = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
@@ -48,7 +49,7 @@ def stranger() -> Iterator[str]:
 
 
 def test_another_answer_over_http_is_refused_with_row_place_and_values(stranger: str, classifier: Classifier) -> None:
-    application = web(classifier, 100_000, "")
+    application = web(classifier, label_log(), 100_000, "")
     row = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
     question = Question("golden row 4", "/predict", {"rows": [row]})
     message = rf"version {classifier.version} answers golden row 4 unlike .*: /predictions is \[\], was \[\{{'label'.*"

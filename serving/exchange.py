@@ -1,0 +1,75 @@
+"""Exchange: a request with its answer, copied as it passes."""
+
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from starlette.types import Message, Receive, Scope
+
+NEVER_COPIED = ("/feedback",)
+"""What would be a second event."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What was asked, and how it was answered."""
+
+    path: str
+    query: bytes
+    content_type: bytes
+    body: bytes
+    version: str
+    status: int
+    answer: bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """That it takes."""
+        return len(self.body) + len(self.answer)
+
+
+@dataclass
+class Copy:
+    """What is kept of a request while it is answered."""
+
+    scope: Scope
+    version: str
+    prediction_id: str = field(default_factory=lambda: uuid4().hex)
+    body: bytearray = field(default_factory=bytearray)
+    answer: bytearray = field(default_factory=bytearray)
+    status: int = 0
+    is_json: bool = False
+
+    def receiving(self, receive: Receive) -> Receive:
+        """`receive` that keeps what it gives."""
+
+        async def kept() -> Message:
+            message = await receive()
+            self.body += message.get("body", b"")
+            return message
+
+        return kept
+
+    def note(self, message: Message) -> None:
+        """Keep what is sent."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.is_json = any(
+                name.lower() == b"content-type" and b"json" in value for name, value in message.get("headers", ())
+            )
+        elif self.is_json:
+            self.answer += message.get("body", b"")
+
+    def exchange(self) -> Exchange | None:
+        """What was asked and answered; None where the answer is no JSON, such as a stream."""
+        if not self.is_json:
+            return None
+        path = str(self.scope["path"]).removeprefix(self.scope.get("root_path", ""))
+        content_type = dict(self.scope["headers"]).get(b"content-type", b"")
+        query = self.scope.get("query_string", b"")
+        return Exchange(path, query, content_type, bytes(self.body), self.version, self.status, bytes(self.answer))
+
+
+def is_copied(scope: Scope) -> bool:
+    """Whether a request asks for an answer, which may be kept and asked again."""
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    return scope["method"] == "POST" and path not in NEVER_COPIED

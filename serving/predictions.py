@@ -1,0 +1,85 @@
+"""Predictions: what was answered to whom, kept for feedback to speak of; of what was asked nothing is kept.
+
+    predictions/<name>/<day>/<time>-<replica>-<number>.jsonl
+
+An answer's header `X-Prediction` has its id. A replica writes every two seconds, so one that is killed loses those.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.storage import Storage
+from serving.line_files import LineFiles, lines_in, now
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 2.0
+MAX_WAITING = 20_000
+"""That wait to be written; where storage stays away, later ones are left out."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer."""
+
+    prediction_id: str
+    made_at: str
+    """ISO 8601 in UTC."""
+    version: str
+    unit: str
+    """Of the header `X-Unit`; empty where it was absent."""
+    path: str
+    answer: Any
+
+
+class PredictionLog:
+    """Of one replica."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._files = LineFiles(storage, f"predictions/{name}")
+        self._waiting: list[Kept] = []
+        self.num_left_out = 0
+
+    def add(self, prediction_id: str, version: str, unit: str, path: str, answer: bytes) -> None:
+        """Keep an answer, which is JSON; in microseconds."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.num_left_out += 1
+            return
+        self._waiting.append(Kept(prediction_id, now().isoformat(), version, unit, path, answer))
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StorageError: it cannot be written; it waits for the next time.
+        """
+        batch = self._waiting[:]
+        if batch:
+            self._files.write({**asdict(kept), "answer": json.loads(kept.answer)} for kept in batch)
+            del self._waiting[: len(batch)]
+
+    def follow(self) -> None:
+        """Flush from now on, in a thread that lives as long as the process."""
+        threading.Thread(target=self._follow, name="predictions", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(FLUSH_S)
+            try:
+                self.flush()
+            except Exception:  # storage may be away for a while
+                log.exception("predictions cannot be written; they wait")
+
+
+def predictions_of(storage: Storage, name: str) -> Iterator[Kept]:
+    """All that replicas of an application kept.
+
+    Raises:
+        StorageError: a line is no prediction.
+    """
+    return lines_in(storage, f"predictions/{name}", lambda line: Kept(**line))

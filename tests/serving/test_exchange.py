@@ -1,0 +1,53 @@
+import asyncio
+
+import pytest
+from starlette.types import Message
+
+from serving.exchange import Copy, is_copied
+
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "root_path": "/loans",
+    "path": "/loans/predict",
+    "query_string": b"a=1",
+    "headers": [(b"content-type", b"application/json")],
+}
+
+
+def test_what_passes_is_copied_whole() -> None:
+    pieces: list[Message] = [{"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.request"}]
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    copy = Copy(SCOPE, "v1")
+    receiving = copy.receiving(receive)
+    asyncio.run(receiving())
+    asyncio.run(receiving())
+    copy.note({"type": "http.response.start", "status": 200, "headers": [(b"Content-Type", b"application/json")]})
+    copy.note({"type": "http.response.body", "body": b"[1"})
+    copy.note({"type": "http.response.body", "body": b"]"})
+    found = copy.exchange()
+    assert found
+    assert (found.path, found.query, found.content_type, found.body) == ("/predict", b"a=1", b"application/json", b"ab")
+    assert (found.version, found.status, found.answer, found.num_bytes) == ("v1", 200, b"[1]", 5)
+
+
+def test_a_stream_is_no_exchange() -> None:
+    copy = Copy(SCOPE, "v1")
+    copy.note({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    copy.note({"type": "http.response.body", "body": b"data: 1"})
+    assert copy.exchange() is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_so"),
+    [("POST", "/loans/predict", True), ("GET", "/loans/predict", False), ("POST", "/loans/feedback", False)],
+)
+def test_only_what_asks_for_an_answer_is_copied(method: str, path: str, is_so: bool) -> None:
+    assert is_copied({**SCOPE, "method": method, "path": path}) == is_so
+
+
+def test_every_copy_has_an_id_of_its_own() -> None:
+    assert len({Copy(SCOPE, "v1").prediction_id for _ in range(100)}) == 100
