@@ -272,6 +272,10 @@ class ServingSpec(Spec):
     max_body_bytes: int = Field(1_000_000, ge=1)
     access: Literal["keys", "open"] = "keys"
     """Who may ask: whoever has a key of `python -m serving.keys`, or everybody who reaches the port."""
+    request_log: Literal["failures", "all", "none"] = "failures"
+    """Which requests get a line of JSON in the replica's log."""
+    traces: str = Field("", pattern=r"^(https?://.+)?$")
+    """Where OpenTelemetry's spans go: a collector that takes OTLP over HTTP, such as http://collector:4318."""
     keep_predictions: bool = True
     """Whether answers are kept, without what was asked, so that feedback can name them."""
     generation: GenerationSpec = GenerationSpec()

@@ -28,6 +28,8 @@ OPEN_PATH = "/health"
 PAGES = ("/docs", "/openapi.json", "/static-offline-docs/")
 """What any key may read."""
 SCOPE_OF_PATH = {"/feedback": "feedback", VERSIONS: "operate", "/drift": "operate"}
+TENANT = "rayline.tenant"
+"""Of a request's scope: who shows the key."""
 HOW = "show a key: Authorization: Bearer KEY, or X-API-Key: KEY"
 
 
@@ -53,6 +55,7 @@ class Guard:
         key = await self._keys.key(text) if (text := key_in(headers)) else None
         refusal = refused(key, bool(text), path, headers) or (await self._limited(key) if key else None)
         use = Use(key.tenant if key else "", key.key_id if key else "")
+        scope[TENANT] = use.tenant
         if refusal:
             use.num_refused = 1
             self._usage.add(use)

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
+from opentelemetry.trace import SpanContext
+
+from serving.traces import current, model_span
+
 R = TypeVar("R")
 A = TypeVar("A")
 
@@ -23,17 +27,24 @@ class _Asked(Generic[R, A]):
 
     rows: Sequence[R]
     answer: "asyncio.Future[list[A]]"
+    span: SpanContext
 
 
 class Batcher(Generic[R, A]):
     """A function of many rows that any number of callers may ask at the same time; of one event loop."""
 
-    def __init__(self, answer: Callable[[list[R]], Sequence[A]], max_rows: int) -> None:
+    def __init__(
+        self,
+        answer: Callable[[list[R]], Sequence[A]],
+        max_rows: int,
+        note: Callable[[int, int], None] = lambda num_rows, num_waiting: None,
+    ) -> None:
         """Args:
         answer: an answer for each row, whatever the others are; called in one thread, one call after another.
         max_rows: of a batch; a request that has more of its own is a batch alone.
+        note: is told the rows of each batch, and how many wait while it begins.
         """
-        self._answer, self._max_rows = answer, max_rows
+        self._answer, self._max_rows, self._note = answer, max_rows, note
         self._waiting: deque[_Asked[R, A]] = deque()
         self._thread = ThreadPoolExecutor(1, "batcher")
         self._running: asyncio.Task[None] | None = None
@@ -45,7 +56,7 @@ class Batcher(Generic[R, A]):
             Exception: what `answer` raises of these rows alone; those of others, asked together, are not to blame.
         """
         loop = asyncio.get_running_loop()
-        asked: _Asked[R, A] = _Asked(rows, loop.create_future())
+        asked: _Asked[R, A] = _Asked(rows, loop.create_future(), current())
         self._waiting.append(asked)
         if self._running is None or self._running.done():
             self._running = loop.create_task(self._answer_all())
@@ -55,7 +66,10 @@ class Batcher(Generic[R, A]):
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._next_batch()
-            found = await loop.run_in_executor(self._thread, self._answered, [asked.rows for asked in batch])
+            if not batch:  # nobody waits for what waited
+                return
+            self._note(sum(len(asked.rows) for asked in batch), sum(len(asked.rows) for asked in self._waiting))
+            found = await loop.run_in_executor(self._thread, self._traced, batch)
             for asked, answers in zip(batch, found, strict=True):
                 if asked.answer.done():  # its client went away
                     continue
@@ -76,6 +90,11 @@ class Batcher(Generic[R, A]):
                 break
             batch.append(self._waiting.popleft())
         return batch
+
+    def _traced(self, batch: "Sequence[_Asked[R, A]]") -> "list[list[A] | Exception]":
+        rows = [asked.rows for asked in batch]
+        with model_span([asked.span for asked in batch], {"rayline.rows": sum(map(len, rows))}):
+            return self._answered(rows)
 
     def _answered(self, asked: Sequence[Sequence[R]]) -> "list[list[A] | Exception]":
         """The answers to each request; where they cannot be given together, to each by itself."""

@@ -19,13 +19,16 @@ from serving.keys import AccessLog
 from serving.limiter import Limiter
 from serving.limits import Stock
 from serving.live_versions import LiveVersions
+from serving.measures import Measures
 from serving.outcomes import outcomes_of
 from serving.predictions import PredictionLog
 from serving.problem import RESPONSES, install
 from serving.release_id import release_ids
 from serving.shadow import started
 from serving.shares import ShareLog
+from serving.traces import send_to
 from serving.usage import UsageLog
+from serving.watched import Watched, follow
 
 MAX_ONGOING_REQUESTS = 128
 MAX_QUEUED_REQUESTS = 1024
@@ -100,7 +103,12 @@ def serving_version(
         outcomes = partial(outcomes_of, storage, spec.name)
         live = LiveVersions(load_version, share_log, version, shadow, predictions, outcomes)
         live.follow()
-        return live if spec.serving.access == "open" else guarded(live, storage, spec.name)
+        if spec.serving.traces:
+            send_to(spec.serving.traces, spec.name)
+        measures = Measures(spec.name, live.replica)
+        follow(live.told, measures)
+        app = live if spec.serving.access == "open" else guarded(live, storage, spec.name)
+        return Watched(app, spec.name, measures, spec.serving.request_log)
 
     return deployed(spec, application)
 

@@ -77,7 +77,7 @@ class LiveVersions:
         """
         self._predictions, self._outcomes, self._compared_at = predictions, outcomes, 0.0
         self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
-        self._replica = uuid4().hex[:8]
+        self.replica = uuid4().hex[:8]
         self._refused: dict[str, str] = {}
         alone = Shares(deployed=deployed, shares={deployed: 1.0})
         self._live = _Live(alone, {deployed: load(deployed)}, {deployed: Tally()})
@@ -206,7 +206,7 @@ class LiveVersions:
         live = self._live
         seen = {version: asdict(tally.seen()) for version, tally in live.tallies.items()}
         return {
-            "replica": self._replica,
+            "replica": self.replica,
             "release": live.state.model_dump(mode="json"),
             "refused": dict(self._refused),
             "seen": seen,

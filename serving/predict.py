@@ -6,7 +6,9 @@ POST /predict   raw rows, as prepare reads them less the label -> a label and pr
 POST /feedback  the right label of a row of an earlier answer, durable before the answer
 """
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -26,10 +28,13 @@ from serving.drift import ColumnDrift, LiveDrift
 from serving.endpoint import Body, Health, endpoint, serving_version
 from serving.feedback import FeedbackLog, Label
 from serving.line_files import now
+from serving.measures import Measures
 from serving.problem import fault
 from serving.raw_row import as_asked
 
 MAX_ROWS = 2000
+DRIFT_EVERY_S = 30.0
+"""Prometheus is told of drift as often."""
 NUM_ASKED = 5
 """Rows that `questions` sends together."""
 
@@ -79,13 +84,18 @@ def web(classifier: Classifier, feedback: FeedbackLog, max_body_bytes: int, rele
     description = f"Predictions by version `{classifier.version}`."
     application = endpoint(classifier.spec.name, description, health, max_body_bytes)
     asked, drift = _request_model(classifier), LiveDrift(classifier.profile, classifier.columns)
+    measures, told_at = Measures(classifier.spec.name, uuid4().hex[:8]), time.monotonic()
 
     def answer(rows: list[Body]) -> list[Prediction]:
         predictions = classifier.predict(rows)
         drift.add(as_asked(row, classifier.columns) for row in rows)
+        nonlocal told_at
+        if time.monotonic() - told_at > DRIFT_EVERY_S:
+            told_at = time.monotonic()
+            measures.drift(classifier.version, {one.column: one.index for one in drift.told()})
         return predictions
 
-    batcher = Batcher(answer, ROWS_AT_ONCE)
+    batcher = Batcher(answer, ROWS_AT_ONCE, partial(measures.batch, classifier.version))
 
     async def predict(request: Any) -> Predicted:
         """The most likely label of each row, and the probability of every label."""

@@ -5,7 +5,9 @@ POST /tag      texts -> of each its words, a tag each, and how likely that is
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
+from uuid import uuid4
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, StringConstraints
@@ -17,6 +19,7 @@ from jobs.spec import RingSpec
 from serving.ask import Question
 from serving.batcher import Batcher
 from serving.endpoint import Body, Health, endpoint, serving_version
+from serving.measures import Measures
 from serving.tagger import TaggedWord, Tagger
 
 MAX_TEXTS = 256
@@ -51,7 +54,8 @@ def web(tagger: Tagger, max_body_bytes: int, release: str) -> FastAPI:
     description = f"Words tagged by version `{tagger.version}`: {tags}."
     application = endpoint(tagger.spec.name, description, health, max_body_bytes)
 
-    batcher = Batcher(tagger.tag, MAX_TEXTS)
+    measures = Measures(tagger.spec.name, uuid4().hex[:8])
+    batcher = Batcher(tagger.tag, MAX_TEXTS, partial(measures.batch, tagger.version))
 
     @application.post("/tag")
     async def tag(request: TagRequest) -> Tagged:

@@ -137,3 +137,15 @@ def test_answers_that_are_not_one_a_row_are_an_error(answer: Callable[[list[int]
 
     with pytest.raises(RuntimeError, match=r"\d answers to 2 rows"):
         asyncio.run(ask())
+
+
+def test_batches_are_noted_as_they_begin() -> None:
+    noted: list[tuple[int, int]] = []
+
+    async def ask() -> None:
+        batcher = Batcher(lambda rows: rows, 4, lambda num_rows, num_waiting: noted.append((num_rows, num_waiting)))
+        await asyncio.gather(*(batcher.ask([1, 2]) for _ in range(5)))
+
+    asyncio.run(ask())
+    assert [num_rows for num_rows, _ in noted] == [4, 4, 2]
+    assert [num_waiting for _, num_waiting in noted] == [6, 2, 0]

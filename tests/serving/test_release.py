@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import shutil
+import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from cluster.environment import free_ports
 from cluster.errors import ClusterError, RegistryError, ReleaseError, SpecError
 from cluster.registry import CHAMPION, Registry
 from cluster.spec import dump, load
@@ -26,6 +29,8 @@ from serving.app import deploy, remove, stop_if_idle
 from serving.classifier import Classifier
 from serving.feedback import Event, FeedbackLog
 from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
+from serving.watching import PANELS, discovery_file, prometheus, write
+from tests.serving.metrics_ports import samples, total
 from tests.serving.test_app import free_port
 
 ROW = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
@@ -220,6 +225,59 @@ def test_a_shadow_compares_all_that_is_asked_in_a_process_of_its_own(running: Ru
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert "shadow" not in status(release).partition("how it came")[0]
+
+
+@pytest.mark.ray
+def test_each_version_is_measured_at_the_metrics_ports_of_the_nodes(running: Running) -> None:
+    apply(running.shared(0.5))
+    running.versions_of([f"user {number}" for number in range(60)])
+    version = {"application": "loans", "version": running.new}
+    deadline = time.monotonic() + 60
+    while total(samples(), "ray_rayline_requests_total", status="200", path="/predict", **version) < 15:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    while total(found := samples(), "ray_rayline_share", **version) != 2 * 0.5:  # each of two replicas tells it
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert total(found, "ray_rayline_request_ms_count", **version) >= 15
+    assert total(found, "ray_rayline_rows_total", **version) >= total(found, "ray_rayline_batch_rows_count", **version)
+    rollback(running.shared(0.5))
+    while total(samples(), "ray_rayline_share", **version):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's package prometheus is not installed")
+def test_prometheus_answers_every_panel_of_the_dashboard(running: Running, tmp_path: Path) -> None:
+    write(tmp_path, discovery_file())
+    assert json.loads((tmp_path / "prometheus.yml").read_text()) == prometheus(discovery_file())
+    (port,) = free_ports(0)
+    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=subprocess.DEVNULL)
+
+    def query(expression: str) -> Any:
+        given = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{given}", timeout=10) as response:
+            return json.loads(response.read())
+
+    def is_read() -> bool:
+        try:
+            return bool(query("ray_rayline_requests_total")["data"]["result"])
+        except OSError:
+            return False
+
+    try:
+        deadline = time.monotonic() + 60
+        while not is_read():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        for panel in PANELS:
+            assert query(panel.expression.replace("$application", ".*"))["status"] == "success", panel.title
+        assert query(PANELS[5].expression.replace("$application", "loans"))["data"]["result"]
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.mark.ray

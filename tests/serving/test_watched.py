@@ -1,0 +1,76 @@
+"""A request's id, its line in the log, and that nothing else changes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from serving.access import TENANT
+from serving.measures import Measures
+from serving.watched import Lines, Watched
+
+Send = Callable[..., httpx.Response]
+
+
+async def say(request: Request) -> Response:
+    request.scope[TENANT] = "acme"
+    if request.method == "PUT":
+        raise RuntimeError("broken inside")
+    return PlainTextResponse("said", headers={"X-Version": "v1"})
+
+
+def watched(lines: Lines) -> Watched:
+    routes = [Route("/say", say, methods=["POST", "PUT"])]
+    return Watched(Starlette(routes=routes), "loans", Measures("loans", "r1"), lines)
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+
+
+def test_the_id_of_a_request_is_the_clients_or_a_new_one(to: Send) -> None:
+    app = watched("none")
+    answer = to(app, "POST", "/say", headers={"X-Request-ID": "order-77"})
+    assert (answer.text, answer.headers["x-request-id"]) == ("said", "order-77")
+    assert len({to(app, "POST", "/say").headers["x-request-id"] for _ in range(10)}) == 10
+    assert len(to(app, "POST", "/say", headers={"X-Request-ID": "x" * 5000}).headers["x-request-id"]) == 128
+
+
+def test_a_failure_is_a_line_of_json_and_what_goes_well_is_none(to: Send, capsys: pytest.CaptureFixture[str]) -> None:
+    app = watched("failures")
+    to(app, "POST", "/say")
+    assert lines_of(capsys) == []
+    to(app, "PUT", "/say", headers={"X-Request-ID": "one"})
+    [line] = lines_of(capsys)
+    assert line.pop("at").startswith("20")
+    assert line.pop("ms") > 0
+    assert line == {
+        "request_id": "one",
+        "application": "loans",
+        "tenant": "acme",
+        "version": "none",
+        "method": "PUT",
+        "path": "/say",
+        "status": 500,
+    }
+
+
+def test_all_requests_may_be_logged_or_none(to: Send, capsys: pytest.CaptureFixture[str]) -> None:
+    to(watched("all"), "POST", "/say")
+    to(watched("all"), "POST", "/elsewhere")
+    assert [(line["version"], line["status"]) for line in lines_of(capsys)] == [("v1", 200), ("none", 404)]
+    to(watched("none"), "PUT", "/say")
+    assert lines_of(capsys) == []
+
+
+def test_a_new_line_in_an_id_cannot_forge_one_in_the_log(to: Send, capsys: pytest.CaptureFixture[str]) -> None:
+    scope_headers = [(b"x-request-id", b'one\n{"forged": 1}')]
+    to(watched("all"), "POST", "/say", headers=scope_headers)
+    [line] = lines_of(capsys)
+    assert "forged" in line["request_id"]
