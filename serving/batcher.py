@@ -1,8 +1,8 @@
 """Batcher: what is asked at the same time, answered together, without a timer.
 
-While the model is at work, what comes waits; the moment it is free, all that waits is the next batch (bounded). So a
-lone request is not held up, and the more come the larger the batches are. The model runs in a thread of its own: the
-event loop takes requests, and answers Serve's health checks, meanwhile.
+While the model is at work, what comes waits; the moment it is free, all that waits or has just arrived is the next
+batch (bounded). So a lone request is not held up, and the more come the larger the batches are. The model runs in a
+thread of its own: the event loop takes requests, and answers Serve's health checks, meanwhile.
 """
 
 import asyncio
@@ -16,6 +16,9 @@ from typing import Generic, TypeVar
 from opentelemetry.trace import SpanContext
 
 from serving.traces import current, model_span
+
+IDLE_TURNS = 4
+"""Of the event loop: as many as a request takes from its socket to here."""
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -65,6 +68,7 @@ class Batcher(Generic[R, A]):
     async def _answer_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
+            await self._arrived()
             batch = self._next_batch()
             if not batch:  # nobody waits for what waited
                 return
@@ -77,6 +81,17 @@ class Batcher(Generic[R, A]):
                     asked.answer.set_exception(answers)
                 else:
                     asked.answer.set_result(answers)
+
+    async def _arrived(self) -> None:
+        """Return once all requests that lie in the sockets by now wait here; without a timer.
+
+        The event loop is let go on as long as that brings more: clients that were answered together ask again together.
+        """
+        num_idle, num_waiting = 0, len(self._waiting)
+        while num_idle < IDLE_TURNS and num_waiting < self._max_rows:
+            await asyncio.sleep(0)
+            num_idle = 0 if len(self._waiting) > num_waiting else num_idle + 1
+            num_waiting = len(self._waiting)
 
     def _next_batch(self) -> list[_Asked[R, A]]:
         """The oldest that wait and fit; those that nobody waits for any more are left out."""

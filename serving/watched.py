@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import TENANT
@@ -25,6 +25,7 @@ from serving.traces import request_span
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+"""The client's, or Serve's own where it has none; Serve puts it into the answer, too."""
 MAX_ID_CHARACTERS = 128
 GAUGES_S = 5.0
 UNKNOWN_PATH = "other"
@@ -54,9 +55,8 @@ class Watched:
         async def noted(message: Message) -> None:
             nonlocal status, version
             if message["type"] == "http.response.start":
-                told = MutableHeaders(scope=message)
-                status, version = message["status"], told.get(VERSION, NO_VERSION)
-                told[REQUEST_ID] = request_id
+                status = message["status"]
+                version = Headers(raw=message["headers"]).get(VERSION, NO_VERSION)
             await send(message)
 
         with request_span(method, path, headers) as span:

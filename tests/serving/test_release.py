@@ -62,6 +62,7 @@ class Running:
         try:
             with urllib.request.urlopen(asked, timeout=30) as response:
                 assert json.loads(response.read())["version"] == response.headers["x-version"]
+                assert len(response.headers.get_all("x-request-id")) == 1
                 return response.status, response.headers["x-version"]
         except urllib.error.HTTPError as error:
             return error.code, ""
