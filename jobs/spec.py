@@ -257,6 +257,34 @@ class GenerationSpec(Spec):
         return template
 
 
+class AutoscaleSpec(Spec):
+    """How many replicas there are, by what is asked."""
+
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(ge=1)
+    target_ongoing_requests: float = Field(8.0, gt=0)
+    """Of a replica, those that wait among them; more of them bring more replicas."""
+    upscale_delay_s: float = Field(10.0, ge=0)
+    """As long it must have been too many."""
+    downscale_delay_s: float = Field(60.0, ge=0)
+    """As long it must have been few."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "AutoscaleSpec":
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} is below min_replicas={self.min_replicas}; raise it")
+        return self
+
+
+class TlsSpec(Spec):
+    """Where HTTPS is spoken, as long as `serving.app` runs."""
+
+    certificate: str
+    """A PEM file with the certificate, its chain and its private key."""
+    port: int = Field(8443, ge=1, le=65535)
+    host: str = "0.0.0.0"
+
+
 class ServingSpec(Spec):
     """How the application answers."""
 
@@ -267,11 +295,15 @@ class ServingSpec(Spec):
     promote: Literal["beats_baselines", "never"] = "beats_baselines"
     """When train makes the version it has published the champion."""
     num_replicas: int = Field(1, ge=1)
+    autoscale: AutoscaleSpec | None = None
+    """Instead of `num_replicas`."""
     num_cpus: float = Field(0.0, ge=0)
     """Reserved for each replica. 0 shares the CPUs with training, so that one small machine can do both."""
     max_body_bytes: int = Field(1_000_000, ge=1)
     access: Literal["keys", "open"] = "keys"
     """Who may ask: whoever has a key of `python -m serving.keys`, or everybody who reaches the port."""
+    tls: TlsSpec | None = None
+    """A port of its own for HTTPS, before the one for HTTP."""
     request_log: Literal["failures", "all", "none"] = "failures"
     """Which requests get a line of JSON in the replica's log."""
     traces: str = Field("", pattern=r"^(https?://.+)?$")
@@ -280,6 +312,12 @@ class ServingSpec(Spec):
     """Whether answers are kept, without what was asked, so that feedback can name them."""
     generation: GenerationSpec = GenerationSpec()
     """Of `language` alone."""
+
+    @model_validator(mode="after")
+    def _counts_once(self) -> "ServingSpec":
+        if self.autoscale and self.num_replicas != 1:
+            raise ValueError(f"num_replicas={self.num_replicas} and autoscale both say how many; leave out one")
+        return self
 
 
 class RingSpec(Spec):

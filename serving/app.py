@@ -13,7 +13,7 @@ import threading
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import FrameType
@@ -32,6 +32,7 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
+from serving.edge import edge
 from serving.keys import operator_headers
 from serving.limiter import end_limits
 from serving.release_id import release_ids
@@ -189,9 +190,12 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     questions = application.questions(spec, storage)  # also finds a bad version, at once
     storage.check_shared()
-    with connected() as cluster, _stop_signals():
+    with connected() as cluster, _stop_signals(), ExitStack() as stack:
         served = run(spec, storage)
         try:
+            if spec.serving.tls:
+                stack.enter_context(edge(spec.serving.tls, spec.serving.port))
+                print(f"HTTPS is spoken at port {spec.serving.tls.port}, from there on HTTP", flush=True)
             _show(spec, served.address, questions[1])
             if options.once:
                 with operator_headers(spec, storage) as headers:
@@ -217,7 +221,9 @@ def _parse(arguments: Sequence[str]) -> Any:
 
 def _plan(spec: RingSpec, storage: Storage) -> str:
     version = Registry(storage, spec.name).resolve(spec.serving.version)
-    replicas = "1 replica" if spec.serving.num_replicas == 1 else f"{spec.serving.num_replicas} replicas"
+    scale = spec.serving.autoscale
+    many = f"{scale.min_replicas} to {scale.max_replicas}" if scale else str(spec.serving.num_replicas)
+    replicas = f"{many} replica{'' if many == '1' else 's'}"
     return f"would serve {spec.name} {spec.serving.version} = {version} with {replicas} at {address_of(spec)}"
 
 

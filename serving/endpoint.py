@@ -137,9 +137,13 @@ def guarded(app: ASGIApp, storage: Storage, name: str) -> Guard:
 
 def deployed(spec: RingSpec, application: Callable[[], ASGIApp]) -> serve.Application:
     """What Serve runs: as many replicas as the spec says, each of which calls `application` once."""
+    autoscale = spec.serving.autoscale
+    replicas: dict[str, Any] = (
+        {"autoscaling_config": autoscale.model_dump()} if autoscale else {"num_replicas": spec.serving.num_replicas}
+    )
     as_deployment = serve.deployment(
         name=spec.name,
-        num_replicas=spec.serving.num_replicas,
+        **replicas,
         ray_actor_options={"num_cpus": spec.serving.num_cpus},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
+from cluster.errors import RegistryError, UserError
 from cluster.registry import Registry
 from jobs.spec import RingSpec
 from jobs.version import Version, read
@@ -29,7 +30,15 @@ class Published(ABC):
         """
         created_at = registry.manifest(version)["created_at"]
         with registry.open(version) as folder:
-            loaded = cls(version, created_at, read(folder))
+            try:
+                content = read(folder)
+            except UserError:
+                raise
+            except Exception as error:  # of any library that reads a part of it
+                raise RegistryError(
+                    f"version {version} cannot be read: {error}. Serve another version, or publish this one again"
+                ) from error
+            loaded = cls(version, created_at, content)
         loaded.check_golden()
         return loaded
 

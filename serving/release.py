@@ -13,6 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -27,7 +28,7 @@ from serving.app import APPLICATIONS, address_of
 from serving.ask import Question, ask
 from serving.experiment import evaluate
 from serving.keys import operator_headers
-from serving.live_versions import VERSIONS
+from serving.live_versions import VERSION, VERSIONS
 from serving.outcomes import outcomes_of
 from serving.parity import check_parity
 from serving.shadow import line_of
@@ -36,6 +37,8 @@ from serving.shares import ExperimentSpec, Guardrails, ShareLog, Shares
 TAKEN_WITHIN_S = 120.0
 """Time for all replicas to load what is new."""
 ASKED_EVERY_S = 0.05
+SURE_AFTER = 8
+"""Where replicas come and go, they are all known once that many answers a replica brought no new one."""
 
 
 class VersionSpec(Spec):
@@ -102,17 +105,25 @@ class Application:
             ClusterError: nothing answers, or it does not hold within two minutes.
         """
         found: dict[str, Mapping[str, Any]] = {}
-        deadline = time.monotonic() + TAKEN_WITHIN_S
+        deadline, num_known = time.monotonic() + TAKEN_WITHIN_S, 0
         while time.monotonic() < deadline:
             told = self._told()
+            num_known = num_known + 1 if told["replica"] in found else 0
             found[str(told["replica"])] = told
-            if len(found) >= self.ring.serving.num_replicas and all(map(until, found.values())):
+            if self._are_all(len(found), num_known) and all(map(until, found.values())):
                 return found
             time.sleep(ASKED_EVERY_S)
         raise ClusterError(
-            f"{len(found)} of {self.ring.serving.num_replicas} replicas of '{self.ring.name}' were heard, and not all "
+            f"{len(found)} replicas of '{self.ring.name}' were heard, and not all "
             f"have the release within {TAKEN_WITHIN_S:.0f} s; look at Serve's log, then: status, rollback"
         )
+
+    def _are_all(self, num_found: int, num_known: int) -> bool:
+        """Whether that many replicas are all, of which the last ones that answered were known."""
+        autoscale = self.ring.serving.autoscale
+        if autoscale is None:
+            return num_found >= self.ring.serving.num_replicas
+        return num_found >= autoscale.min_replicas and num_known >= SURE_AFTER * num_found
 
     def _told(self) -> Mapping[str, Any]:
         address = address_of(self.ring)
@@ -125,6 +136,15 @@ class Application:
         if status != 200:
             raise ClusterError(f"{address}{VERSIONS} answers {status}; is that another application, or older code?")
         return dict(told)
+
+    def drift(self, version: str) -> list[str]:
+        """For people: the columns of which the rows that one replica was asked clearly lie apart from training."""
+        asked = Question("drift", "/drift")
+        status, told = ask(address_of(self.ring), asked, headers={**self.headers, VERSION: version})
+        if status != HTTPStatus.OK:  # of an application that has no columns
+            return []
+        clear = [f"{one['column']} {one['index']:.2f}" for one in told["columns"] if one["is_clear"]]
+        return [f"  {version}  drifts from its training: {', '.join(clear)} (from 0.25 on is clear)"] if clear else []
 
     def state(self) -> Shares:
         """What holds now."""
@@ -252,6 +272,7 @@ def status(release: ReleaseSpec) -> str:
             errors = sum(each["error_rate"] * each["num_requests"] for each in seen) / max(num, 1)
             slowest = max((each["p95_ms"] for each in seen), default=0.0)
             lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
+        lines += [line for name, share in state.shares.items() if share for line in application.drift(name)]
         for name in state.shadows:
             lines.append(line_of(name, [one["shadows"][name] for one in told.values() if name in one["shadows"]]))
         found = evaluate(outcomes_of(application.storage, application.ring.name), state, release.experiment)

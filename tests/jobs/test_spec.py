@@ -295,3 +295,24 @@ def test_a_history_reads_raw_columns_and_makes_its_own(tmp_path: Path) -> None:
 def test_a_mistake_in_a_history_is_told_with_its_place(tmp_path: Path, history: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         table(tmp_path, f"prepare.history=[{history}]")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("serving.autoscale={min_replicas: 3, max_replicas: 2}", "max_replicas=2 is below min_replicas=3; raise it"),
+        ("serving.traces=collector:4318", "serving.traces"),
+        ("serving.access=closed", "serving.access"),
+    ],
+)
+def test_serving_that_cannot_be_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_ring(written(tmp_path), [override])
+
+
+def test_how_many_replicas_is_said_once(tmp_path: Path) -> None:
+    scaled = load_ring(written(tmp_path), ["serving.autoscale={max_replicas: 2}"])
+    assert scaled.serving.autoscale
+    assert (scaled.serving.autoscale.min_replicas, scaled.serving.autoscale.max_replicas) == (1, 2)
+    with pytest.raises(SpecError, match="num_replicas=2 and autoscale both say how many; leave out one"):
+        load_ring(written(tmp_path), ["serving.autoscale={max_replicas: 2}", "serving.num_replicas=2"])

@@ -6,7 +6,8 @@ import pytest
 from fastapi import FastAPI
 
 from cluster.errors import StorageError
-from serving.endpoint import Body, Health, as_text, endpoint
+from cluster.spec import with_values
+from serving.endpoint import Body, Health, as_text, deployed, endpoint
 
 HEALTH = Health(version="v1", release="0123456789ab", created_at="2026-01-01", metrics={"accuracy": 0.5})
 
@@ -58,3 +59,14 @@ def test_what_is_refused_is_a_problem(
 
 def test_whole_numbers_are_their_digits_and_true_is_no_number() -> None:
     assert [as_text(given) for given in (15, "15", 15.0, True, 1.5, None)] == ["15", "15", "15", True, 1.5, None]
+
+
+def test_serve_is_given_as_many_replicas_as_the_spec_says(published: Any) -> None:
+    def config(**serving: Any) -> Any:
+        spec = with_values(published.spec, {f"serving.{key}": value for key, value in serving.items()})
+        return deployed(spec, FastAPI)._bound_deployment._deployment_config
+
+    assert config(num_replicas=3).num_replicas == 3
+    scaled = config(autoscale={"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 4}).autoscaling_config
+    assert (scaled.min_replicas, scaled.max_replicas, scaled.target_ongoing_requests) == (2, 5, 4)
+    assert (scaled.upscale_delay_s, scaled.downscale_delay_s) == (10, 60)

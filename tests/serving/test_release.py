@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import pickle
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -11,7 +14,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +26,15 @@ import pytest
 
 from cluster.environment import free_ports
 from cluster.errors import ClusterError, RegistryError, ReleaseError, SpecError
+from cluster.processes import command
+from cluster.processes import running as processes
 from cluster.registry import CHAMPION, Registry
 from cluster.spec import dump, load
 from cluster.storage import MANIFEST, Storage
 from serving.app import deploy, remove, stop_if_idle
 from serving.classifier import Classifier
-from serving.feedback import Event, FeedbackLog
+from serving.ask import Question, ask
+from serving.feedback import Event, FeedbackLog, labels_of
 from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
 from serving.watching import PANELS, discovery_file, prometheus, write
 from tests.serving.metrics_ports import samples, total
@@ -117,10 +124,14 @@ def under_load(request: pytest.FixtureRequest) -> Iterator[None]:
     assert failed == []
 
 
-def published_again(registry: Registry, version: str) -> str:
-    """Another version with the same content."""
+def published_again(
+    registry: Registry, version: str, changed: Callable[[bytes], bytes] = lambda content: content
+) -> str:
+    """Another version with the same content, but for its weights."""
     with TemporaryDirectory() as scratch, registry.open(version) as folder:
         shutil.copytree(folder, Path(scratch) / "copy", ignore=shutil.ignore_patterns(MANIFEST))
+        weights = Path(scratch) / "copy/weights.safetensors"
+        weights.write_bytes(changed(weights.read_bytes()))
         return registry.publish(Path(scratch) / "copy", {"run": "generated"})
 
 
@@ -163,13 +174,40 @@ def test_who_is_promoted_is_the_champion_and_the_way_back_is_kept(running: Runni
     assert set(running.versions_of(["a", "b", "c"]).values()) == {running.old}
 
 
+class Harm:
+    """What a pickle runs where it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.exit, ("a pickle was loaded",))
+
+
+def tampered(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def pickled(content: bytes) -> bytes:
+    return pickle.dumps(Harm())
+
+
 @pytest.mark.ray
-def test_a_damaged_version_is_refused_before_any_replica_sees_it(running: Running) -> None:
-    damaged = published_again(running.registry, running.old)
-    path = Path(running.storage.path(f"models/{running.registry.name}/{damaged}/weights.safetensors"))
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+@pytest.mark.parametrize("harm", [tampered, truncated, pickled])
+@pytest.mark.parametrize("is_published", [False, True], ids=["afterwards", "before it was published"])
+def test_a_damaged_version_is_refused_before_any_replica_sees_it(
+    running: Running, harm: Callable[[bytes], bytes], is_published: bool
+) -> None:
+    if is_published and harm is tampered:
+        pytest.skip("other weights, published as they are, are another version")
+    damaged = published_again(running.registry, running.old, harm if is_published else lambda content: content)
+    if not is_published:
+        path = Path(running.storage.path(f"models/{running.registry.name}/{damaged}/weights.safetensors"))
+        path.write_bytes(harm(path.read_bytes()))
     release = running.release(versions=[{"version": "old", "share": 0.5}, {"version": damaged, "share": 0.5}])
-    with pytest.raises(RegistryError, match=r"weights\.safetensors differs from its checksum"):
+    message = "cannot be read" if is_published else r"weights\.safetensors differs from its checksum"
+    with pytest.raises(RegistryError, match=message):
         apply(release)
     assert set(running.versions_of([f"{n}" for n in range(20)]).values()) == {running.old}
 
@@ -279,6 +317,39 @@ def test_prometheus_answers_every_panel_of_the_dashboard(running: Running, tmp_p
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.mark.ray
+def test_every_acknowledged_label_is_kept_once_though_a_replica_is_killed_in_the_middle(running: Running) -> None:
+    """Sent again until acknowledged, as clients are told to; `benchmarks/feedback_storm` does it for longer."""
+    acknowledged: list[str] = []
+
+    def send(event_id: str) -> None:
+        body = {"prediction_id": "p", "label": "good", "event_id": event_id}
+        for _ in range(100):
+            try:
+                if ask(running.address, Question("", "/feedback", body))[0] == 202:
+                    acknowledged.append(event_id)
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+
+    name = application_of(running.release()).ring.name
+    before = {label.event_id for label in labels_of(running.storage, name)}
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(600):
+            pool.submit(send, f"e{number}")
+        while len(acknowledged) < 100:
+            time.sleep(0.01)
+        victims = [one.pid for one in processes() if command(one)[:1] == [f"ray::ServeReplica:{name}:{name}"]]
+        assert len(victims) >= 2
+        os.kill(victims[0], signal.SIGKILL)
+    assert sorted(acknowledged) == sorted(f"e{number}" for number in range(600))
+    kept = [label.event_id for label in labels_of(running.storage, name) if label.event_id not in before]
+    assert sorted(kept) == sorted(acknowledged)
+    application_of(running.release()).replicas()
+    running.answers.clear()  # those that the killed replica was answering failed, as they must
 
 
 @pytest.mark.ray
