@@ -81,7 +81,8 @@ def test_clients_speak_https_and_the_application_hears_http(certificate: Path, b
             urllib.request.urlopen(request, timeout=20)
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.deprecated_call():
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
         with socket.create_connection(("127.0.0.1", tls.port)) as plain, pytest.raises(ssl.SSLError):
             old.wrap_socket(plain)
     with pytest.raises(ConnectionRefusedError):

@@ -73,6 +73,8 @@ class Running:
                 return response.status, response.headers["x-version"]
         except urllib.error.HTTPError as error:
             return error.code, ""
+        except OSError:  # the connection was cut
+            return 0, ""
 
     def versions_of(self, units: list[str]) -> dict[str, str]:
         return {unit: self.ask(unit)[1] for unit in units}
