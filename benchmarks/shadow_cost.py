@@ -89,7 +89,7 @@ def main() -> None:
     text = f"""# What a shadow costs those who are answered
 
 {1 / PACE_S:.0f} requests a second for {WINDOW_S:.0f} s a window, {given.turns} windows each in turn; two replicas, each
-with a shadow in a process of its own at the lowest priority, on {os.cpu_count()} cores that the client shares,
+with a shadow in a process of its own that runs where the CPU is idle, on {os.cpu_count()} cores that the client shares,
 {platform.machine()}. Milliseconds, the median over windows with the least and the greatest.
 Made by `python -m benchmarks.shadow_cost FOLDER`.
 

@@ -69,6 +69,11 @@ def shadow(name: str) -> Shadow:
     return Shadow(InThisProcess(version, name, Storage(mkdtemp()), "loans"))
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.shadow.PAUSE_S", 0.02)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> ShareLog:
     return ShareLog(Storage(str(tmp_path)), "loans")

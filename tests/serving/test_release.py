@@ -32,8 +32,8 @@ from cluster.registry import CHAMPION, Registry
 from cluster.spec import dump, load
 from cluster.storage import MANIFEST, Storage
 from serving.app import deploy, remove, stop_if_idle
-from serving.classifier import Classifier
 from serving.ask import Question, ask
+from serving.classifier import Classifier
 from serving.feedback import Event, FeedbackLog, labels_of
 from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
 from serving.watching import PANELS, discovery_file, prometheus, write

@@ -20,6 +20,11 @@ from serving.shadow import Agreement, Exchange, Shadow, ShadowProcess, compared,
 ANSWER = {"version": "old", "label": "good", "shares": [0.25, 0.75]}
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "PAUSE_S", 0.02)
+
+
 def application(version: str) -> Starlette:
     """Answers what it is sent, as its own version."""
 
@@ -116,11 +121,12 @@ def settled(one: Shadow, num: int) -> dict[str, Any]:
 def test_what_it_cannot_keep_up_with_is_left_out_and_counted() -> None:
     process = Held()
     one = Shadow(process)
-    for _ in range(3000):
+    num = 2 * shadow.MAX_WAITING
+    for _ in range(num):
         one.add(exchange({}))
     process.goes_on.set()
-    told = settled(one, 3000)
-    assert told["num_compared"] + told["num_left_out"] == 3000
+    told = settled(one, num)
+    assert told["num_compared"] + told["num_left_out"] == num
     assert shadow.MAX_WAITING <= told["num_compared"] <= shadow.MAX_WAITING + shadow.AT_ONCE
     assert max(process.batches) <= shadow.AT_ONCE
     one.end()
