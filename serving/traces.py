@@ -10,6 +10,9 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.propagate import extract
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 
 from cluster.errors import SpecError
@@ -26,11 +29,8 @@ def send_to(collector: str, application: str) -> None:
         SpecError: the package for it is not installed.
     """
     try:
-        # only those who trace need them
+        # only those who trace need it
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise SpecError(f"serving.traces='{collector}' needs {error.name}: pip install 'rayline[traces]'") from None
     global _is_on
