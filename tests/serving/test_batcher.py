@@ -149,3 +149,24 @@ def test_batches_are_noted_as_they_begin() -> None:
     asyncio.run(ask())
     assert [num_rows for num_rows, _ in noted] == [4, 4, 2]
     assert [num_waiting for _, num_waiting in noted] == [6, 2, 0]
+
+
+def test_clients_that_were_answered_together_are_waited_for_up_to_half_of_them() -> None:
+    """They come one, two and three turns of the event loop later; a batch of the first alone would be a third."""
+    batches: list[int] = []
+
+    async def client(number: int, batcher: Batcher[int, int]) -> None:
+        for _ in range(20):
+            await batcher.ask([number])
+            for _ in range(number % 3):
+                await asyncio.sleep(0)
+
+    async def all_of_them() -> None:
+        batcher = Batcher[int, int](lambda rows: rows, 64, lambda num_rows, _: batches.append(num_rows))
+        await asyncio.gather(*(client(number, batcher) for number in range(12)))
+
+    asyncio.run(all_of_them())
+    assert sum(batches) == 12 * 20
+    early = batches[1:15]
+    assert min(early) >= 4
+    assert sum(early) / len(early) >= 5.5
