@@ -309,7 +309,7 @@ class ServingSpec(Spec):
     traces: str = Field("", pattern=r"^(https?://.+)?$")
     """Where OpenTelemetry's spans go: a collector that takes OTLP over HTTP, such as http://collector:4318."""
     keep_predictions: bool = True
-    """Whether answers are kept, without what was asked, so that feedback can name them."""
+    """Whether answers of an application that takes feedback are kept, so that feedback can name them."""
     generation: GenerationSpec = GenerationSpec()
     """Of `language` alone."""
 

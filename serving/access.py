@@ -1,7 +1,6 @@
 """What a request must pass before an application sees it; pure ASGI, so it costs microseconds."""
 
 import asyncio
-import binascii
 import logging
 import math
 import time
@@ -11,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.exchange import before_shutdown
 from serving.key_ring import KeyRing
 from serving.keys import Key
 from serving.limiter import LimitsError
@@ -46,12 +46,13 @@ class Guard:
         """Hand the request on, or answer it here; either way it is counted."""
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, _flushing(send, self._usage))
-            return
-        if scope["type"] != "http" or path == OPEN_PATH:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, before_shutdown(send, self._usage.flush))
             return
         headers = Headers(scope=scope)
+        is_open = scope["type"] != "http" or (path == OPEN_PATH and scope["method"] == "GET" and VERSION not in headers)
+        if is_open:
+            await self._app(scope, receive, send)
+            return
         key = await self._keys.key(text) if (text := key_in(headers)) else None
         refusal = refused(key, bool(text), path, headers) or (await self._limited(key) if key else None)
         use = Use(key.tenant if key else "", key.key_id if key else "")
@@ -102,15 +103,6 @@ class Guard:
             self._usage.add(use)
 
 
-def _flushing(send: Send, usage: UsageLog) -> Send:
-    async def flushing(message: Message) -> None:
-        if message["type"] == "lifespan.shutdown.complete":
-            await asyncio.to_thread(usage.flush)
-        await send(message)
-
-    return flushing
-
-
 def key_in(headers: Headers) -> str:
     """The key that a request shows, empty where it shows none."""
     kind, _, given = headers.get("authorization", "").partition(" ")
@@ -119,7 +111,7 @@ def key_in(headers: Headers) -> str:
     if kind.lower() == "basic":
         try:
             return b64decode(given, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no UTF-8 in it
             return ""
     return headers.get("x-api-key", "")
 

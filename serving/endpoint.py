@@ -20,7 +20,7 @@ from serving.limiter import Limiter
 from serving.limits import Stock
 from serving.live_versions import LiveVersions
 from serving.measures import Measures
-from serving.outcomes import outcomes_of
+from serving.outcomes import outcomes_since
 from serving.predictions import PredictionLog
 from serving.problem import RESPONSES, install
 from serving.release_id import release_ids
@@ -91,16 +91,18 @@ def serving_version(
         RegistryError: no such version, changed since it was published, or answering unlike it did in training.
     """
     version, ids = Registry(storage, spec.name).resolve(spec.serving.version), release_ids(spec)
-    load(spec, storage, version, "")  # here a fault is told; in a replica it would be an endless restart
+    tried = load(spec, storage, version, "")  # here a fault is told; in a replica it would be an endless restart
+    takes_feedback = "/feedback" in {getattr(route, "path", "") for route in getattr(tried, "routes", ())}
 
     def application() -> ASGIApp:
         share_log = ShareLog(storage, spec.name)
         load_version = partial(_loaded, load, spec, storage, ids)
         shadow = partial(started, load_version, storage=storage, name=spec.name)
-        predictions = PredictionLog(storage, spec.name) if spec.serving.keep_predictions else None
+        keeps = spec.serving.keep_predictions and takes_feedback
+        predictions = PredictionLog(storage, spec.name) if keeps else None
         if predictions:
             predictions.follow()
-        outcomes = partial(outcomes_of, storage, spec.name)
+        outcomes = partial(outcomes_since, storage, spec.name)
         live = LiveVersions(load_version, share_log, version, shadow, predictions, outcomes)
         live.follow()
         if spec.serving.traces:

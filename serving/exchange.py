@@ -1,12 +1,18 @@
 """Exchange: a request with its answer, copied as it passes."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 NEVER_COPIED = ("/feedback",)
 """What would be a second event."""
+NOT_ASKED = (404, 405, 408, 413)
+"""Answered before a route of the application took the request."""
+MAX_COPIED_BYTES = 8 * 2**20
+"""Of a body, and of an answer; of longer ones no copy is kept."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,14 @@ class Copy:
     answer: bytearray = field(default_factory=bytearray)
     status: int = 0
     is_json: bool = False
+    is_whole: bool = True
 
     def receiving(self, receive: Receive) -> Receive:
         """`receive` that keeps what it gives."""
 
         async def kept() -> Message:
             message = await receive()
-            self.body += message.get("body", b"")
+            self._keep(self.body, message.get("body", b""))
             return message
 
         return kept
@@ -57,11 +64,19 @@ class Copy:
                 name.lower() == b"content-type" and b"json" in value for name, value in message.get("headers", ())
             )
         elif self.is_json:
-            self.answer += message.get("body", b"")
+            self._keep(self.answer, message.get("body", b""))
+
+    def _keep(self, kept: bytearray, piece: bytes) -> None:
+        if len(kept) + len(piece) > MAX_COPIED_BYTES:
+            self.is_whole = False
+            self.body.clear()
+            self.answer.clear()
+        if self.is_whole:
+            kept += piece
 
     def exchange(self) -> Exchange | None:
-        """What was asked and answered; None where the answer is no JSON, such as a stream."""
-        if not self.is_json:
+        """What was asked and answered; None where the answer is no JSON, such as a stream, or too long to be kept."""
+        if not self.is_json or not self.is_whole or self.status in NOT_ASKED:
             return None
         path = str(self.scope["path"]).removeprefix(self.scope.get("root_path", ""))
         content_type = dict(self.scope["headers"]).get(b"content-type", b"")
@@ -73,3 +88,14 @@ def is_copied(scope: Scope) -> bool:
     """Whether a request asks for an answer, which may be kept and asked again."""
     path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
     return scope["method"] == "POST" and path not in NEVER_COPIED
+
+
+def before_shutdown(send: Send, flush: Callable[[], None]) -> Send:
+    """`send` of a lifespan that flushes before it says that all is shut down."""
+
+    async def flushing(message: Message) -> None:
+        if message["type"] == "lifespan.shutdown.complete":
+            await asyncio.to_thread(flush)
+        await send(message)
+
+    return flushing

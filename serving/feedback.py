@@ -58,22 +58,22 @@ class Label:
 E = TypeVar("E", Event, Label)
 
 
-def events_of(storage: Storage, name: str) -> Iterator[Event]:
-    """All events of an application, of all its replicas, in the order they were written, each once.
+def events_of(storage: Storage, name: str, since: str = "") -> Iterator[Event]:
+    """All events of an application from a day on, of all its replicas, in the order they were written, each once.
 
     Raises:
         StorageError: a line is no event.
     """
-    return _once(lines_in(storage, f"feedback/{name}", lambda line: Event(**line)))
+    return _once(lines_in(storage, f"feedback/{name}", lambda line: Event(**line), since))
 
 
-def labels_of(storage: Storage, name: str) -> Iterator[Label]:
-    """All labels of an application, in the order they were written, each once.
+def labels_of(storage: Storage, name: str, since: str = "") -> Iterator[Label]:
+    """All labels of an application from a day on, in the order they were written, each once.
 
     Raises:
         StorageError: a line is no label.
     """
-    return _once(lines_in(storage, f"labels/{name}", lambda line: Label(**line)))
+    return _once(lines_in(storage, f"labels/{name}", lambda line: Label(**line), since))
 
 
 def _once(events: Iterable[E]) -> Iterator[E]:

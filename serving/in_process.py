@@ -17,7 +17,13 @@ def answer_of(
     """
     sent: list[Message] = []
 
+    was_received = False
+
     async def receive() -> Message:
+        nonlocal was_received
+        if was_received:  # whoever looks whether the client has gone waits for as long as the answer takes
+            await asyncio.Event().wait()
+        was_received = True
         return {"type": "http.request", "body": body or b"", "more_body": False}
 
     async def send(message: Message) -> None:

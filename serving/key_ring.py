@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from serving.keys import READ_AGAIN_S, AccessLog, Grants, Key, compare_with_nothing, key_id_of
 from serving.limits import TenantLimits
@@ -11,6 +12,7 @@ from serving.limits import TenantLimits
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+LOOK_WITHIN_S = 1.0
 NO_LIMITS = TenantLimits()
 
 
@@ -24,7 +26,11 @@ class KeyRing:
             AccessError: the log of keys was tampered with.
         """
         self._log = access_log
-        self._grants, self._passes, self._read_at = Grants(), dict[str, Key](), 0.0
+        self._grants, self._passes = Grants(), dict[str, Key]()
+        self._reading = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "keys")
+        self._asked: asyncio.Future[None] | None = None
+        self._asked_at = 0.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -33,9 +39,9 @@ class KeyRing:
         Raises:
             AccessError: the log of keys was tampered with; what was known holds on.
         """
-        self._read_at = time.monotonic()
-        self._grants = self._log.grants(self._grants)
-        self._passes = self._log.passes()
+        with self._reading:
+            self._grants = self._log.grants(self._grants)
+            self._passes = self._log.passes()
 
     def follow(self) -> None:
         """Look from now on, in a thread that lives as long as the process."""
@@ -58,13 +64,22 @@ class KeyRing:
         A key of which nothing is known may be new, so storage is asked, ten times a second at most.
         """
         key_id = key_id_of(text)
-        if key_id and self._known(key_id) is None and time.monotonic() - self._read_at > READ_AGAIN_S:
-            await asyncio.to_thread(self._try_refresh)
+        if key_id and self._known(key_id) is None:
+            await self._look_again()
         known = self._known(key_id)
         if known is None:
             compare_with_nothing(text)
             return None
         return known if known.is_of(text) else None
+
+    async def _look_again(self) -> None:
+        """Return once storage was read, at the latest after a second; all who ask meanwhile wait for the same."""
+        if self._asked is None or self._asked.done():
+            if time.monotonic() - self._asked_at < READ_AGAIN_S:
+                return
+            self._asked_at = time.monotonic()
+            self._asked = asyncio.get_running_loop().run_in_executor(self._thread, self._try_refresh)
+        await asyncio.wait({self._asked}, timeout=LOOK_WITHIN_S)
 
     def limits(self, tenant: str) -> TenantLimits:
         """Of a tenant."""

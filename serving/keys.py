@@ -6,7 +6,7 @@
     python -m serving.keys STORAGE NAME list | audit | usage [DAY]
 
     access/<name>/log/<number>.json     what was done, by whom and when: never changed, each with the digest of the one
-                                        before, so that none is altered or taken out unseen
+                                        before, so that none but the newest is altered or taken out unseen
     access/<name>/passes/<key>.json     of an operator's command, as long as it runs
 
 A key is shown once, when it is made; storage has its SHA-256 alone. It has 192 random bits, so a slow hash would add
@@ -39,7 +39,7 @@ from serving.usage import told as told_usage
 Scope = Literal["predict", "feedback", "operate"]
 SCOPES: tuple[Scope, ...] = ("predict", "feedback", "operate")
 DAYS = 90
-PASS_S = 600
+PASS_S = 3600
 READ_AGAIN_S = 0.1
 """A replica that is shown a key it does not know looks for new ones, unless it has done so within this time."""
 OPERATOR = "operator"
@@ -154,7 +154,10 @@ class AccessLog:
         if not self.storage.exists(self._folder):
             return
         for info in self.storage.files(self._folder):
-            if int(info.base_name.partition(".")[0]) <= after:
+            number = info.base_name.partition(".")[0]
+            if not number.isdecimal():
+                raise AccessError(f"'{info.path}' is no entry of a log of keys; take it away")
+            if int(number) <= after:
                 continue
             with self.storage.open(str(info.path)) as file:
                 content = bytes(file.read())
@@ -206,6 +209,9 @@ class AccessLog:
         """A key with all scopes, for as long as this goes on: whoever can write the storage operates what is in it."""
         key, text = _new(OPERATOR, SCOPES, timedelta(seconds=PASS_S))
         path = f"access/{self.name}/passes/{key.key_id}.json"
+        for left in self.passes().values():  # by commands that were killed
+            if left.has_expired():
+                self.storage.remove(f"access/{self.name}/passes/{left.key_id}.json")
         self.storage.write(path, key.model_dump_json().encode())
         try:
             yield text

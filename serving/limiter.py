@@ -5,18 +5,20 @@ The actor counts anew where it has died, from what the replicas wrote of the day
 
 import asyncio
 import os
+import time
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from cluster.storage import Storage
 from serving.limits import Granted, Ledger, TenantLimits
 from serving.usage import used_on
 
 NAMESPACE = "rayline-limits"
-TRIES, TRY_AGAIN_S = 10, 0.3
+WITHIN_S, TRY_AGAIN_S = 10.0, 0.3
+"""A new ledger is there within seconds, and reads what was used of the day."""
 
 
 class LimitsError(Exception):
@@ -45,17 +47,22 @@ class Limiter:
         """See `Ledger.take`.
 
         Raises:
-            LimitsError: the ledger does not answer within three seconds.
+            LimitsError: the ledger does not answer within ten seconds.
         """
-        for _ in range(TRIES):
+        deadline = time.monotonic() + WITHIN_S
+        while (left := deadline - time.monotonic()) > 0:
             try:
                 if self._actor is None:
                     self._actor = await asyncio.to_thread(self._start)
-                granted: Granted = await self._actor.take.remote(tenant, limits)
+                granted: Granted = await asyncio.wait_for(
+                    asyncio.wrap_future(self._actor.take.remote(tenant, limits).future()), left
+                )
                 return granted
             except RayActorError:  # it died, or was ended with an earlier deployment
                 self._actor = None
                 await asyncio.sleep(TRY_AGAIN_S)
+            except (RayError, TimeoutError) as error:  # storage is away, where it reads what was used
+                raise LimitsError(f"the ledger of '{self._name}' does not answer: {error}") from error
         raise LimitsError(f"the ledger of '{self._name}' does not answer")
 
     def _start(self) -> Any:

@@ -34,8 +34,11 @@ class LineFiles:
         self._storage.write(f"{self._folder}/{name}", content.encode("ascii"))
 
 
-def lines_in(storage: Storage, folder: str, read: Callable[[Any], Any]) -> Iterator[Any]:
+def lines_in(storage: Storage, folder: str, read: Callable[[Any], Any], since: str = "") -> Iterator[Any]:
     """What `read` makes of each line below a folder, in the order of the files' names; nothing where there is none.
+
+    Args:
+        since: the first day (2026-01-31) of which lines are wanted.
 
     Raises:
         StorageError: `read` refuses a line.
@@ -43,6 +46,8 @@ def lines_in(storage: Storage, folder: str, read: Callable[[Any], Any]) -> Itera
     if not storage.exists(folder):
         return
     for info in storage.files(folder):
+        if str(info.path).split("/")[-2] < since:
+            continue
         with storage.open(str(info.path)) as file:
             for line in file.read().splitlines():
                 try:

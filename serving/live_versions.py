@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
+from typing import TypeVar
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,7 +28,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ReleaseError, user_error_in
-from serving.exchange import Copy, is_copied
+from serving.exchange import NOT_ASKED, Copy, before_shutdown, is_copied
 from serving.experiment import evaluate, loss_of
 from serving.outcomes import Outcome
 from serving.predictions import PredictionLog
@@ -40,8 +41,23 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 COMPARE_S = 10.0
+TRY_AGAIN_S = 30.0
+"""After a version could not be loaded: storage may have been away."""
+GIVEN_UP_MS = 55_000
+"""From here on it was Serve, after a minute, and not the client that ended a request."""
+CLIENT_WENT_AWAY = 499
+"""The status that nginx gives these; of no standard."""
+L = TypeVar("L")
 UNIT, VERSION, PREDICTION = "x-unit", "x-version", "x-prediction"
 VERSIONS = "/versions"
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """Why a version was not taken, and when it may be tried again."""
+
+    why: str
+    until: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class LiveVersions:
         deployed: str,
         shadow: Callable[[str], Shadow],
         predictions: PredictionLog | None = None,
-        outcomes: Callable[[], Iterable[Outcome]] = list,
+        outcomes: Callable[[Shares], Iterable[Outcome]] = lambda state: (),
     ) -> None:
         """Load what the newest state names; where that fails, the deployed version alone.
 
@@ -73,12 +89,12 @@ class LiveVersions:
             load: makes the application of a version; raises UserError where it cannot be served.
             shadow: starts a version that shadows.
             predictions: keeps the answers.
-            outcomes: what came of answers, for a guardrail; asked every ten seconds where there is one.
+            outcomes: what came of answers since a state began; asked every ten seconds where a guardrail wants it.
         """
         self._predictions, self._outcomes, self._compared_at = predictions, outcomes, 0.0
         self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
         self.replica = uuid4().hex[:8]
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, _Refused] = {}
         alone = Shares(deployed=deployed, shares={deployed: 1.0})
         self._live = _Live(alone, {deployed: load(deployed)}, {deployed: Tally()})
         self.refresh()
@@ -97,50 +113,53 @@ class LiveVersions:
 
     def refresh(self) -> None:
         """Take the newest state, once all of its versions are loaded, and roll back what broke a guardrail."""
-        newest = self._log.newest(self._deployed)
-        state = self._live.state
-        if newest.number != state.number or (newest.shares, newest.shadows) != (state.shares, state.shadows):
+        newest, live = self._log.newest(self._deployed), self._live
+        is_other = (newest.number, newest.shares, newest.shadows) != (
+            live.state.number,
+            live.state.shares,
+            live.state.shadows,
+        )
+        if is_other or set(newest.shadows) - live.shadows.keys():
             self._take(newest)
         self._guard()
 
     def _take(self, state: Shares) -> None:
         before = self._live
-        wanted = [*(state.shares.keys() - before.apps.keys()), *(set(state.shadows) - before.shadows.keys())]
-        if any(version in self._refused for version in wanted):
+        apps = {version: before.apps.get(version) or self._tried(self._load, version) for version in state.shares}
+        loaded = {version: app for version, app in apps.items() if app}
+        if len(loaded) < len(apps):
             return
-        new_apps, new_shadows = dict[str, ASGIApp](), dict[str, Shadow]()
-        for version in wanted:
-            try:
-                if version in state.shares:
-                    new_apps[version] = self._load(version)
-                else:
-                    new_shadows[version] = self._shadow(version)
-            except Exception as error:  # whatever is wrong with it, the others go on
-                known = user_error_in(error)
-                self._refused[version] = str(known) if known else repr(error)
-                log.exception("version %s is not taken", version)
-                for shadow in new_shadows.values():
-                    shadow.end()
-                return
-        self._refused = {}
-        apps, shadows = {**before.apps, **new_apps}, {**before.shadows, **new_shadows}
-        self._live = _Live(
-            state,
-            {version: apps[version] for version in state.shares},
-            {version: before.tallies.get(version, Tally()) for version in state.shares},
-            {version: shadows[version] for version in state.shadows},
-        )
-        for version in before.shadows.keys() - set(state.shadows):
+        kept = {version: before.shadows.get(version) or self._tried(self._shadow, version) for version in state.shadows}
+        shadows = {version: shadow for version, shadow in kept.items() if shadow}
+        tallies = {version: before.tallies.get(version, Tally()) for version in state.shares}
+        self._live = _Live(state, loaded, tallies, shadows)
+        self._refused = {version: self._refused[version] for version in kept if version not in shadows}
+        for version in before.shadows.keys() - shadows.keys():
             before.shadows[version].end()
+
+    def _tried(self, load: Callable[[str], L], version: str) -> L | None:
+        """What loads of a version; None where it does not, or did not a moment ago."""
+        refused = self._refused.get(version)
+        if refused and time.monotonic() < refused.until:
+            return None
+        try:
+            return load(version)
+        except Exception as error:  # whatever is wrong with it, the others go on
+            known = user_error_in(error)
+            self._refused[version] = _Refused(str(known) if known else repr(error), time.monotonic() + TRY_AGAIN_S)
+            log.exception("version %s is not taken", version)
+            return None
 
     def _guard(self) -> None:
         state = self._live.state
-        losses = self._losses(state)
-        for version, share in list(state.shares.items())[1:]:
-            breach = self._live.tallies[version].breach(state.guardrails) if share else ""
-            if breach := breach or losses.get(version, ""):
+        on_trial = [version for version, share in list(state.shares.items())[1:] if share]
+        breaches = {version: self._live.tallies[version].breach(state.guardrails) for version in on_trial}
+        if on_trial and not any(breaches.values()):
+            breaches = self._losses(state)
+        for version in on_trial:
+            if why := breaches.get(version, ""):
                 try:
-                    self._log.add(state.without(version, f"rolled back {version}: {breach}"))
+                    self._log.add(state.without(version, f"rolled back {version}: {why}"))
                 except ReleaseError:
                     log.warning("another replica, or somebody, changed the release first")
                 self._take(self._log.newest(self._deployed))
@@ -149,15 +168,17 @@ class LiveVersions:
     def _losses(self, state: Shares) -> dict[str, str]:
         """What is wrong with what came of the answers of each version, looked at every ten seconds."""
         max_loss = state.guardrails.max_loss
-        if max_loss is None or len(state.shares) < 2 or time.monotonic() - self._compared_at < COMPARE_S:
+        if max_loss is None or time.monotonic() - self._compared_at < COMPARE_S:
             return {}
         self._compared_at = time.monotonic()
-        found = evaluate(self._outcomes(), state, state.experiment)
+        found = evaluate(self._outcomes(state), state, state.experiment)
         return {version: loss_of(found, version, max_loss) for version in state.shares}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its version."""
         live = self._live
+        if scope["type"] == "lifespan" and self._predictions:
+            send = before_shutdown(send, self._predictions.flush)
         if scope["type"] != "http":
             await live.apps[live.state.main](scope, receive, send)
             return
@@ -182,17 +203,21 @@ class LiveVersions:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[VERSION] = version
-                if copy and self._predictions:
+                if copy and copy.is_json and self._predictions:
                     headers[PREDICTION] = copy.prediction_id
             await send(message)
 
         try:
             await live.apps[version](scope, receive, told)
-        except asyncio.CancelledError:  # its client went away, for which no version is to blame
+        except asyncio.CancelledError:  # its client went away, or waited as long as Serve lets it
+            ms = 1000 * (time.perf_counter() - began)
+            live.tallies[version].add(504 if ms >= GIVEN_UP_MS else CLIENT_WENT_AWAY, ms)
             raise
         except BaseException:
             live.tallies[version].add(500, 1000 * (time.perf_counter() - began))
             raise
+        if status in NOT_ASKED:  # by no version
+            return
         live.tallies[version].add(status, 1000 * (time.perf_counter() - began))
         if copy and (exchange := copy.exchange()):
             for shadow in live.shadows.values():
@@ -208,7 +233,7 @@ class LiveVersions:
         return {
             "replica": self.replica,
             "release": live.state.model_dump(mode="json"),
-            "refused": dict(self._refused),
+            "refused": {version: refused.why for version, refused in self._refused.items()},
             "seen": seen,
             "shadows": {version: shadow.told() for version, shadow in live.shadows.items()},
         }

@@ -5,11 +5,15 @@ A rating is its own outcome; a label's is 1 where the answer to that row was rig
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cluster.storage import Storage
 from serving.feedback import Event, Label, events_of, labels_of
 from serving.predictions import Kept, predictions_of
+from serving.shares import Shares
+
+MAX_DELAY = timedelta(days=30)
+"""Between an answer and what is known of it; later, nothing is known of whose answer it was."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,27 @@ def of_labels(labels: Iterable[Label], predictions: Mapping[str, Kept]) -> Itera
             yield Outcome(spoken_of.version, unit, float(is_right), datetime.fromisoformat(label.received_at))
 
 
-def outcomes_of(storage: Storage, name: str) -> list[Outcome]:
-    """All outcomes of an application, in the order they became known.
+def outcomes_of(storage: Storage, name: str, since: datetime = datetime.min) -> list[Outcome]:
+    """The outcomes of an application that became known from the day of a moment on, in their order.
 
     Raises:
         StorageError: a file of feedback or predictions is damaged.
     """
-    events, labels = list(events_of(storage, name)), list(labels_of(storage, name))
+    day = f"{since:%Y-%m-%d}"
+    events, labels = list(events_of(storage, name, day)), list(labels_of(storage, name, day))
     if not events and not labels:
         return []
     asked_for = {event.prediction_id for event in events} | {label.prediction_id for label in labels}
-    predictions = {
-        kept.prediction_id: kept for kept in predictions_of(storage, name) if kept.prediction_id in asked_for
-    }
+    first = max(since.replace(tzinfo=None), datetime.min + MAX_DELAY) - MAX_DELAY
+    kept = predictions_of(storage, name, f"{first:%Y-%m-%d}")
+    predictions = {one.prediction_id: one for one in kept if one.prediction_id in asked_for}
     return sorted([*of_ratings(events, predictions), *of_labels(labels, predictions)], key=lambda outcome: outcome.at)
+
+
+def outcomes_since(storage: Storage, name: str, state: Shares) -> list[Outcome]:
+    """Those since a state of a release began.
+
+    Raises:
+        StorageError: see `outcomes_of`.
+    """
+    return outcomes_of(storage, name, datetime.fromisoformat(state.made_at) if state.made_at else datetime.min)

@@ -19,8 +19,8 @@ from serving.line_files import LineFiles, lines_in, now
 log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
-MAX_WAITING = 20_000
-"""That wait to be written; where storage stays away, later ones are left out."""
+MAX_WAITING_BYTES = 64 * 2**20
+"""Of answers that wait to be written; where storage stays away, later ones are left out."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,18 @@ class PredictionLog:
     def __init__(self, storage: Storage, name: str) -> None:
         self._files = LineFiles(storage, f"predictions/{name}")
         self._waiting: list[Kept] = []
-        self.num_left_out = 0
+        self._num_bytes, self.num_left_out = 0, 0
+        self._lock = threading.Lock()
 
     def add(self, prediction_id: str, version: str, unit: str, path: str, answer: bytes) -> None:
         """Keep an answer, which is JSON; in microseconds."""
-        if len(self._waiting) >= MAX_WAITING:
-            self.num_left_out += 1
-            return
-        self._waiting.append(Kept(prediction_id, now().isoformat(), version, unit, path, answer))
+        kept = Kept(prediction_id, now().isoformat(), version, unit, path, answer)
+        with self._lock:
+            if self._num_bytes + len(answer) > MAX_WAITING_BYTES:
+                self.num_left_out += 1
+                return
+            self._waiting.append(kept)
+            self._num_bytes += len(answer)
 
     def flush(self) -> None:
         """Write what waits.
@@ -61,7 +65,9 @@ class PredictionLog:
         batch = self._waiting[:]
         if batch:
             self._files.write({**asdict(kept), "answer": json.loads(kept.answer)} for kept in batch)
-            del self._waiting[: len(batch)]
+            with self._lock:
+                del self._waiting[: len(batch)]
+                self._num_bytes -= sum(len(kept.answer) for kept in batch)
 
     def follow(self) -> None:
         """Flush from now on, in a thread that lives as long as the process."""
@@ -76,10 +82,10 @@ class PredictionLog:
                 log.exception("predictions cannot be written; they wait")
 
 
-def predictions_of(storage: Storage, name: str) -> Iterator[Kept]:
-    """All that replicas of an application kept.
+def predictions_of(storage: Storage, name: str, since: str = "") -> Iterator[Kept]:
+    """All that replicas of an application kept from a day (2026-01-31) on.
 
     Raises:
         StorageError: a line is no prediction.
     """
-    return lines_in(storage, f"predictions/{name}", lambda line: Kept(**line))
+    return lines_in(storage, f"predictions/{name}", lambda line: Kept(**line), since)

@@ -29,7 +29,7 @@ from serving.ask import Question, ask
 from serving.experiment import evaluate
 from serving.keys import operator_headers
 from serving.live_versions import VERSION, VERSIONS
-from serving.outcomes import outcomes_of
+from serving.outcomes import outcomes_since
 from serving.parity import check_parity
 from serving.shadow import line_of
 from serving.shares import ExperimentSpec, Guardrails, ShareLog, Shares
@@ -161,8 +161,7 @@ class Application:
         told = self.replicas(lambda one: one["release"]["number"] >= state.number or bool(_refused(one, state)))
         why = next((_refused(one, state) for one in told.values() if _refused(one, state)), "")
         if why:
-            back = state.next(before.shares, f"not taken: {why}")
-            self.log.add(back.model_copy(update={"shadows": before.shadows}))
+            self.log.add(before.again(state, f"not taken: {why}"))
             raise ReleaseError(f"{why}. The traffic stays as it was")
 
 
@@ -243,8 +242,8 @@ def apply(release: ReleaseSpec) -> str:
             try:
                 for name in untried:
                     check_parity(address_of(application.ring), name, *loaded[name], headers=application.headers)
-            except (ReleaseError, OSError) as error:
-                application.change(application.state().next(state.shares, f"refused: {error}"))
+            except (ReleaseError, ClusterError, OSError) as error:
+                application.log.add(state.again(application.log.newest(state.deployed), f"refused: {error}"))
                 raise
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         told += "".join(f", {name} as a shadow" for name in shadows)
@@ -273,9 +272,11 @@ def status(release: ReleaseSpec) -> str:
             slowest = max((each["p95_ms"] for each in seen), default=0.0)
             lines.append(f"  {name}  {share:.1%}  {num:,} requests, {errors:.1%} failed, p95 {slowest:.1f} ms")
         lines += [line for name, share in state.shares.items() if share for line in application.drift(name)]
+        for replica, one in told.items():
+            lines += [f"  replica {replica} did not take {name}: {why}" for name, why in one["refused"].items()]
         for name in state.shadows:
             lines.append(line_of(name, [one["shadows"][name] for one in told.values() if name in one["shadows"]]))
-        found = evaluate(outcomes_of(application.storage, application.ring.name), state, release.experiment)
+        found = evaluate(outcomes_since(application.storage, application.ring.name, state), state, release.experiment)
         if found:
             lines += ["what came of their answers since then:", *found.lines(release.experiment.level)]
         lines += ["how it came to that:"]

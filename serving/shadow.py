@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from starlette.types import ASGIApp
 
 from cluster.storage import Storage
@@ -36,7 +36,11 @@ AT_ONCE = 64
 PAUSE_S = 1.0
 """Between batches: each holds up what the replica answers by the moment it takes to hand over."""
 LINES_A_FILE, WRITE_AFTER_S = 1_000, 5.0
-END_WITHIN_S = 10.0
+LOADED_WITHIN_S, COMPARED_WITHIN_S, END_WITHIN_S = 100.0, 120.0, 10.0
+MAX_RESTARTS = 5
+"""Of a shadow's process that dies or hangs."""
+MAX_LINES = 10_000
+"""That wait where storage is away; earlier ones go."""
 WHO = frozenset({"version", "system_fingerprint"})
 """Fields that name who answered."""
 
@@ -125,15 +129,21 @@ class Shadow:
 class ShadowProcess:
     """Runs in the shadow's process."""
 
-    def __init__(self, load: Callable[[str], ASGIApp], version: str, storage: Storage, name: str) -> None:
+    def __init__(
+        self, load: Callable[[str], ASGIApp], version: str, storage: Storage, name: str, is_alone: bool = False
+    ) -> None:
+        """Args:
+        is_alone: in its process, which is to run where nothing else wants to: this thread, and those that it starts.
+        """
+        if is_alone:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         self._app, self._version = load(version), version
         self._files = LineFiles(storage, f"shadows/{name}/{version}")
         self._lines: list[dict[str, Any]] = []
         self._written_at = time.monotonic()
 
-    def yield_cpu(self) -> None:
-        """Run from now on where nothing else wants to: this thread, and those that it starts."""
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    def ready(self) -> None:
+        """Return once it is loaded."""
 
     def compare(self, exchanges: Sequence[Exchange]) -> Agreement:
         """Ask the version the same, and compare."""
@@ -143,15 +153,18 @@ class ShadowProcess:
             found += agreement
             self._lines.append({"shadow": self._version, **line})
         if len(self._lines) >= LINES_A_FILE or time.monotonic() - self._written_at > WRITE_AFTER_S:
-            self.write()
+            with suppress(Exception):  # storage may be away for a while: the lines wait
+                self.write()
+            self._lines = self._lines[-MAX_LINES:]
         return found
 
     def write(self) -> None:
         """Keep what was compared since the last time."""
         if not self._lines:
             return
-        lines, self._lines, self._written_at = self._lines, [], time.monotonic()
-        self._files.write(lines)
+        self._written_at = time.monotonic()
+        self._files.write(self._lines)
+        self._lines = []
 
 
 def compared(app: ASGIApp, exchange: Exchange) -> tuple[Agreement, dict[str, Any]]:
@@ -206,7 +219,11 @@ class _RayProcess:
     actor: Any
 
     def compare(self, exchanges: Sequence[Exchange]) -> Agreement:
-        found: Agreement = ray.get(self.actor.compare.remote(list(exchanges)))
+        try:
+            found: Agreement = ray.get(self.actor.compare.remote(list(exchanges)), timeout=COMPARED_WITHIN_S)
+        except GetTimeoutError:  # it hangs; Ray starts it anew
+            ray.kill(self.actor, no_restart=False)
+            raise
         return found
 
     def end(self) -> None:
@@ -226,13 +243,19 @@ def started(load: Callable[[str], ASGIApp], version: str, storage: Storage, name
         RayError: it cannot be loaded.
     """
     kind: Any = ray.remote(ShadowProcess)
-    actor = kind.options(num_cpus=0).remote(load, version, storage, name)
-    ray.get(actor.yield_cpu.remote())
+    actor = kind.options(num_cpus=0, max_restarts=MAX_RESTARTS).remote(load, version, storage, name, is_alone=True)
+    try:
+        ray.get(actor.ready.remote(), timeout=LOADED_WITHIN_S)
+    except RayError:
+        ray.kill(actor)
+        raise
     return Shadow(_RayProcess(actor))
 
 
 def line_of(version: str, told: Sequence[Mapping[str, float]]) -> str:
     """For people: what all replicas tell of one shadow."""
+    if not told:
+        return f"  {version}  shadow  no replica has it yet"
     found = {name: sum(one[name] for one in told) for name in told[0]}
     num = max(found["num_compared"], 1)
     gap = found["sum_of_differences"] / max(found["num_numbers"], 1)

@@ -85,6 +85,10 @@ class Shares(Spec):
         shares[self.main] += self.shares[version]
         return self.next(shares, why)
 
+    def again(self, after: "Shares", why: str) -> "Shares":
+        """The next state after another one, with all that this one says."""
+        return self.model_copy(update={"number": after.number + 1, "why": why, "made_at": now()})
+
     def next(self, shares: dict[str, float], why: str) -> "Shares":
         """The state after this one; a version that gets a share is a shadow no longer."""
         shadows = tuple(name for name in self.shadows if name not in shares)

@@ -4,6 +4,7 @@ A line is JSON: {"at": ..., "request_id": ..., "application": ..., "tenant": ...
 "path": ..., "status": ..., "ms": ...}. It stands in the log of the replica's worker, in the session's folder of Ray.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -18,7 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import TENANT
-from serving.live_versions import VERSION
+from serving.exchange import NOT_ASKED
+from serving.live_versions import CLIENT_WENT_AWAY, VERSION
 from serving.measures import NO_VERSION, Measures
 from serving.traces import request_span
 
@@ -28,8 +30,8 @@ REQUEST_ID = "x-request-id"
 """The client's, or Serve's own where it has none; Serve puts it into the answer, too."""
 MAX_ID_CHARACTERS = 128
 GAUGES_S = 5.0
-UNKNOWN_PATH = "other"
-"""Of what is not there: clients make such up, and each would be a series of its own."""
+OTHER_PATH = "other"
+"""Of what no application answered: clients make paths up, and each would be a series of its own."""
 Lines = Literal["failures", "all", "none"]
 
 
@@ -62,10 +64,14 @@ class Watched:
         with request_span(method, path, headers) as span:
             try:
                 await self._app(scope, receive, noted)
+            except asyncio.CancelledError:
+                status = CLIENT_WENT_AWAY
+                raise
             finally:
                 ms = 1000 * (time.perf_counter() - began)
                 span.set_attributes({"http.response.status_code": status, "rayline.version": version})
-                self._measures.request(version, path if status not in (404, 405) else UNKNOWN_PATH, status, ms)
+                was_reached = version != NO_VERSION and status not in NOT_ASKED
+                self._measures.request(version, path if was_reached else OTHER_PATH, status, ms)
                 if self._lines == "all" or (self._lines == "failures" and status >= 500):
                     self._write(request_id, scope.get(TENANT, ""), version, method, path, status, ms)
 

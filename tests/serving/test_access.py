@@ -178,6 +178,8 @@ def behind(tmp_path: Path) -> Guarded:
 
 def test_without_a_key_only_health_is_told(to: To, problem_in: ProblemIn, behind: Guarded) -> None:
     assert to(behind.app, "GET", "/health").status_code == 200
+    assert to(behind.app, "POST", "/health").status_code == 401
+    assert to(behind.app, "GET", "/health", headers={"X-Version": "v1"}).status_code == 401
     for path in ("/predict", "/docs", "/openapi.json", "/health/", "/", "/versions", "//health"):
         answer = to(behind.app, "POST", path)
         assert problem_in(answer, 401)["detail"] == "show a key: Authorization: Bearer KEY, or X-API-Key: KEY"
@@ -197,6 +199,7 @@ def test_a_key_may_be_shown_in_three_ways(to: To, behind: Guarded) -> None:
         {"X-API-Key": "rl_0123456789ab_" + "0" * 48},
         {"Authorization": "Bearer rl_x"},
         {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic \xe9"},
         {"Authorization": "Basic " + b64encode(b"\xff\xfe:x").decode()},
         {"Authorization": "Bearer " + "9" * 10_000},
         {"X-API-Key": "\xe9"},

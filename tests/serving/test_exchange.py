@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from serving.exchange import Copy, is_copied
+from serving.exchange import MAX_COPIED_BYTES, Copy, before_shutdown, is_copied
 
 SCOPE = {
     "type": "http",
@@ -51,3 +51,48 @@ def test_only_what_asks_for_an_answer_is_copied(method: str, path: str, is_so: b
 
 def test_every_copy_has_an_id_of_its_own() -> None:
     assert len({Copy(SCOPE, "v1").prediction_id for _ in range(100)}) == 100
+
+
+def started(status: int) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-type", b"application/problem+json")],
+    }
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [(200, True), (422, True), (404, False), (413, False)])
+def test_what_no_route_was_asked_is_no_exchange(status: int, is_kept: bool) -> None:
+    copy = Copy(SCOPE, "v1")
+    copy.note(started(status))
+    copy.note({"type": "http.response.body", "body": b"{}"})
+    assert (copy.exchange() is not None) == is_kept
+
+
+def test_of_what_is_too_long_nothing_is_kept() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(MAX_COPIED_BYTES // 4), "more_body": True}
+
+    copy = Copy(SCOPE, "v1")
+    receiving = copy.receiving(receive)
+    for _ in range(20):
+        assert len(asyncio.run(receiving())["body"]) == MAX_COPIED_BYTES // 4, "it is handed on nonetheless"
+        assert len(copy.body) <= MAX_COPIED_BYTES
+    copy.note(started(200))
+    copy.note({"type": "http.response.body", "body": b"{}"})
+    assert (copy.exchange(), len(copy.body)) == (None, 0)
+
+
+def test_what_waits_is_flushed_before_all_is_shut_down() -> None:
+    done: list[str] = []
+
+    async def send(message: Message) -> None:
+        done.append(message["type"])
+
+    async def lifespan() -> None:
+        sending = before_shutdown(send, lambda: done.append("flushed"))
+        await sending({"type": "lifespan.startup.complete"})
+        await sending({"type": "lifespan.shutdown.complete"})
+
+    asyncio.run(lifespan())
+    assert done == ["lifespan.startup.complete", "flushed", "lifespan.shutdown.complete"]

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ def test_a_key_is_known_by_all_of_it(log: AccessLog) -> None:
 
 def test_a_new_key_is_looked_for_when_it_is_shown_but_not_at_every_request(log: AccessLog) -> None:
     ring = KeyRing(log)
+    assert not known(ring, "rl_0123456789ab_" + "0" * 48)
     text = log.create("acme", ["predict"], DAY)
     assert not known(ring, text), "it has looked a moment ago"
     time.sleep(READ_AGAIN_S)
@@ -71,3 +73,40 @@ def test_a_log_that_was_tampered_with_changes_nothing_and_starts_nothing(log: Ac
     assert known(ring, text)
     with pytest.raises(AccessError, match="does not follow"):
         KeyRing(log)
+
+
+def test_all_who_show_a_new_key_at_once_are_let_in_by_one_look(log: AccessLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing(log)
+    text = log.create("acme", ["predict"], DAY)
+    looks, refresh = 0, ring.refresh
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.2)
+        refresh()
+
+    monkeypatch.setattr(ring, "refresh", counted)
+
+    async def show() -> list[object]:
+        return await asyncio.gather(*(ring.key(text) for _ in range(20)))
+
+    assert None not in asyncio.run(show())
+    assert looks == 1
+
+
+def test_a_storage_that_is_away_holds_nobody_up_for_long(log: AccessLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = log.create("acme", ["predict"], DAY)
+    ring = KeyRing(log)
+    gone = threading.Event()
+    monkeypatch.setattr(ring, "refresh", lambda: gone.wait(30))
+
+    async def show() -> None:
+        began = time.monotonic()
+        unknown = [ring.key(f"rl_0123456789ab_{number}") for number in range(20)]
+        assert await asyncio.gather(*unknown) == [None] * 20
+        assert await ring.key(text)
+        assert time.monotonic() - began < 10
+        gone.set()
+
+    asyncio.run(show())

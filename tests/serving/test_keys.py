@@ -103,6 +103,26 @@ def test_an_operators_pass_is_there_as_long_as_its_command(log: AccessLog) -> No
     assert log.grants().keys == {}
 
 
+def test_what_is_no_file_of_the_log_is_named(log: AccessLog) -> None:
+    log.create("acme", ["predict"], DAY)
+    (files(log)[0].parent / "notes.json").write_text("{}")
+    with pytest.raises(AccessError, match=r"notes\.json' is no entry of a log of keys; take it away"):
+        log.grants()
+
+
+def test_passes_that_killed_commands_left_are_taken_away_once_expired(
+    log: AccessLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.keys.PASS_S", -1)
+    killed = log.operator_pass()
+    killed.__enter__()
+    assert len(log.passes()) == 1
+    monkeypatch.undo()
+    with log.operator_pass() as text:
+        (key,) = log.passes().values()
+        assert key.is_of(text)
+
+
 def test_an_open_application_needs_no_pass(published: Any) -> None:
     with operator_headers(published.spec, published.storage) as headers:
         assert headers == {}

@@ -218,23 +218,6 @@ def test_what_is_only_read_is_the_main_versions(live: LiveVersions, log: ShareLo
     assert to(live, "GET", "/health", headers={"X-Version": "new"}).text == "new is well"
 
 
-def test_a_client_that_goes_away_is_no_failure_of_the_version(log: ShareLog, to: Send) -> None:
-    live = LiveVersions(version, log, "slow", shadow)
-
-    async def leave() -> None:
-        transport: Any = httpx.ASGITransport(live)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            asked = asyncio.create_task(client.post("/"))
-            await asyncio.sleep(0.02)
-            asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
-
-    asyncio.run(leave())
-    assert to(live, "GET", "/versions").json()["seen"]["slow"]["num_requests"] == 0
-    to(live, "POST", "/")
-    assert to(live, "GET", "/versions").json()["seen"]["slow"]["num_requests"] == 1
-
-
 def test_no_request_is_lost_while_states_follow_each_other(live: LiveVersions, log: ShareLog, to: Send) -> None:
     over = threading.Event()
 
@@ -310,13 +293,64 @@ def test_a_shadow_comes_and_goes_and_one_that_cannot_be_loaded_changes_nothing(
     shadowed(log, "newer", "damaged")
     live.refresh()
     told = to(live, "GET", "/versions").json()
-    assert (told["refused"], told["shadows"]) == ({"damaged": "version damaged is not what was published"}, {})
+    assert told["refused"] == {"damaged": "version damaged is not what was published"}
+    assert set(told["shadows"]) == {"newer"}, "the others are taken"
     shadowed(log, "newer")
     live.refresh()
     assert set(to(live, "GET", "/versions").json()["shadows"]) == {"newer"}
     shadowed(log)
     live.refresh()
     assert to(live, "GET", "/versions").json()["shadows"] == {}
+
+
+def test_what_could_not_be_loaded_is_tried_again_later(
+    log: ShareLog, to: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage may have been away when a replica started; it must not stay behind the others for good."""
+    is_away = True
+
+    def load(name: str) -> Starlette:
+        if is_away and name == "new":
+            raise OSError("storage is away")
+        return version(name)
+
+    release(log, new=1.0)
+    live = LiveVersions(load, log, "old", shadow)
+    assert texts(live, to, 3) == ["old"] * 3
+    assert "storage is away" in to(live, "GET", "/versions").json()["refused"]["new"]
+    is_away = False
+    live.refresh()
+    assert texts(live, to, 3) == ["old"] * 3, "not at every look"
+    monkeypatch.setattr("serving.live_versions.time.monotonic", lambda: time.perf_counter() + 10_000_000)
+    live.refresh()
+    assert texts(live, to, 3) == ["new"] * 3
+    assert to(live, "GET", "/versions").json()["refused"] == {}
+
+
+def test_what_no_version_was_asked_is_counted_of_none(live: LiveVersions, log: ShareLog, to: Send) -> None:
+    shadowed(log, "newer")
+    live.refresh()
+    assert to(live, "POST", "/elsewhere", json={}).status_code == 404
+    assert to(live, "POST", "/health", json={}).status_code == 405
+    told = to(live, "GET", "/versions").json()
+    assert told["seen"]["old"]["num_requests"] == 0
+    assert told["shadows"]["newer"]["num_compared"] + told["shadows"]["newer"]["num_waiting"] == 0
+
+
+def test_a_client_that_goes_away_is_no_failure_but_its_time_counts(live: LiveVersions, log: ShareLog) -> None:
+    release(log, old=0.0, slow=1.0)
+    live.refresh()
+
+    async def give_up() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(live), base_url="http://test") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.post("/"), 0.02)
+
+    asyncio.run(give_up())
+    seen = live.told()["seen"]
+    assert isinstance(seen, dict)
+    assert (seen["slow"]["num_requests"], seen["slow"]["error_rate"]) == (1, 0.0)
+    assert seen["slow"]["p95_ms"] >= 20
 
 
 def test_a_shadow_that_gets_a_share_is_none_any_more(live: LiveVersions, log: ShareLog, to: Send) -> None:
@@ -343,7 +377,7 @@ def test_answers_are_kept_under_the_id_that_they_name(log: ShareLog, to: Send, t
 
 def test_a_version_whose_answers_turn_out_worse_is_rolled_back(log: ShareLog, to: Send) -> None:
     draw, outcomes = random.Random(0), list[Outcome]()
-    live = LiveVersions(version, log, "old", shadow, outcomes=lambda: outcomes)
+    live = LiveVersions(version, log, "old", shadow, outcomes=lambda state: outcomes)
     state = log.newest("old").next({"old": 0.5, "new": 0.5}, "by the test")
     settings = {"guardrails": Guardrails(max_loss=0.05), "experiment": ExperimentSpec(expected_effect=0.2)}
     log.add(state.model_copy(update=settings))

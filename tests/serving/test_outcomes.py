@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cluster.storage import Storage
 from serving.feedback import Event, FeedbackLog, Label
-from serving.outcomes import Outcome, outcomes_of
+from serving.outcomes import Outcome, outcomes_of, outcomes_since
 from serving.predictions import PredictionLog
+from serving.shares import Shares
 
 AT = "2026-05-04T12:00:00+00:00"
 WHEN = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -68,3 +69,12 @@ def test_a_rating_is_about_the_answer_it_names_whoever_took_it(tmp_path: Path) -
 def test_without_a_word_nothing_is_read(tmp_path: Path) -> None:
     predicted(Storage(str(tmp_path)))
     assert outcomes_of(Storage(str(tmp_path)), "loans") == []
+
+
+def test_what_became_known_before_a_state_is_not_read_for_it(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    predicted(storage)
+    said(storage, Label("e1", "p1", 0, "good", AT))
+    state = Shares(deployed="v1", shares={"v1": 1.0})
+    assert len(outcomes_since(storage, "loans", state)) == 1
+    assert outcomes_since(storage, "loans", state.model_copy(update={"made_at": "9000-01-01T00:00:00+00:00"})) == []

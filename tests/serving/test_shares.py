@@ -67,3 +67,11 @@ def test_of_two_that_change_it_at_once_one_is_told(tmp_path: Path) -> None:
     log.add(state)
     with pytest.raises(ReleaseError, match=r"release 1 of 'loans' was made meanwhile by somebody else.*status"):
         log.add(state)
+
+
+def test_a_state_may_hold_again_with_all_that_it_says() -> None:
+    before = Shares(deployed="a", shares={"a": 1.0}, salt="one", number=3, shadows=("c",))
+    tried = before.next({"a": 0.5, "b": 0.5}, "try b").model_copy(update={"salt": "two", "shadows": ()})
+    after = before.again(tried, "refused")
+    assert (after.number, after.why) == (5, "refused")
+    assert (after.shares, after.salt, after.shadows) == (before.shares, "one", ("c",))
