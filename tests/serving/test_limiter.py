@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from cluster.storage import Storage
-from serving.limiter import NAMESPACE, Limiter, end_limits
+from serving.limiter import NAMESPACE, Limiter, LimitsError, end_limits
 from serving.limits import TenantLimits
 from serving.usage import UsageLog, Use
 
@@ -36,6 +36,21 @@ def test_all_who_ask_share_one_ledger_which_counts_on_after_a_kill(cluster: Any,
         assert asyncio.run(take(5)) == 2
     finally:
         end_limits("films")
+
+
+@pytest.mark.ray
+def test_what_was_used_of_the_day_and_cannot_be_read_is_told_as_such(cluster: Any, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    path = f"usage/broken/{datetime.now(UTC):%Y-%m-%d}/one.jsonl"
+    storage.write(path, b"no use")
+    limiter = Limiter(storage, "broken")
+    try:
+        with pytest.raises(LimitsError, match=r"the ledger of 'broken' does not answer: .*one\.jsonl' is damaged"):
+            asyncio.run(limiter.take("acme", LIMITS))
+        storage.remove(path)
+        assert asyncio.run(limiter.take("acme", LIMITS)).num_requests == 1
+    finally:
+        end_limits("broken")
 
 
 @pytest.mark.ray

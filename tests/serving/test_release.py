@@ -55,6 +55,8 @@ class Running:
     new: str
     answers: list[tuple[int, str]] = field(default_factory=list)
     """Status and version of every request that was made meanwhile."""
+    may_fail: bool = False
+    """Whether some of them may get no answer: the test kills who answers."""
 
     def release(self, **changed: Any) -> ReleaseSpec:
         return load(ReleaseSpec, self.file, [f"{key}={json.dumps(value)}" for key, value in changed.items()])
@@ -110,6 +112,7 @@ def under_load(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     app: Running = request.getfixturevalue("running")
     app.answers.clear()
+    app.may_fail = False
     over = threading.Event()
 
     def ask() -> None:
@@ -123,7 +126,7 @@ def under_load(request: pytest.FixtureRequest) -> Iterator[None]:
     thread.join(30)
     failed = [answer for answer in app.answers if answer[0] != 200]
     assert app.answers
-    assert failed == []
+    assert failed == [] or app.may_fail
 
 
 def published_again(
@@ -324,6 +327,7 @@ def test_prometheus_answers_every_panel_of_the_dashboard(running: Running, tmp_p
 @pytest.mark.ray
 def test_every_acknowledged_label_is_kept_once_though_a_replica_is_killed_in_the_middle(running: Running) -> None:
     """Sent again until acknowledged, as clients are told to; `benchmarks/feedback_storm` does it for longer."""
+    running.may_fail = True
     acknowledged: list[str] = []
 
     def send(event_id: str) -> None:
@@ -351,7 +355,6 @@ def test_every_acknowledged_label_is_kept_once_though_a_replica_is_killed_in_the
     kept = [label.event_id for label in labels_of(running.storage, name) if label.event_id not in before]
     assert sorted(kept) == sorted(acknowledged)
     application_of(running.release()).replicas()
-    running.answers.clear()  # those that the killed replica was answering failed, as they must
 
 
 @pytest.mark.ray
