@@ -1,8 +1,8 @@
 """Batcher: what is asked at the same time, answered together, without a timer.
 
-While the model is at work, what comes waits; the moment it is free, all that waits, and what has just arrived where
-that is little, is the next batch (bounded). So a lone request is not held up, and the more come the larger the batches
-are. The model runs in a thread of its own: the event loop takes requests, and answers Serve's health checks, meanwhile.
+While the model is at work, what comes waits; the moment it is free, all that waits or has just arrived is the next
+batch (bounded). So a lone request is not held up, and the more come the larger the batches are. The model runs in a
+thread of its own: the event loop takes requests, and answers Serve's health checks, meanwhile.
 """
 
 import asyncio
@@ -51,8 +51,6 @@ class Batcher(Generic[R, A]):
         self._waiting: deque[_Asked[R, A]] = deque()
         self._thread = ThreadPoolExecutor(1, "batcher")
         self._running: asyncio.Task[None] | None = None
-        self._last = 0
-        """Requests of the last batch."""
 
     async def ask(self, rows: Sequence[R]) -> list[A]:
         """An answer for each row, in their order.
@@ -74,7 +72,6 @@ class Batcher(Generic[R, A]):
             batch = self._next_batch()
             if not batch:  # nobody waits for what waited
                 return
-            self._last = len(batch)
             self._note(sum(len(asked.rows) for asked in batch), sum(len(asked.rows) for asked in self._waiting))
             found = await loop.run_in_executor(self._thread, self._traced, batch)
             for asked, answers in zip(batch, found, strict=True):
@@ -86,13 +83,12 @@ class Batcher(Generic[R, A]):
                     asked.answer.set_result(answers)
 
     async def _arrived(self) -> None:
-        """Return once half as many requests wait as the last batch had, or all that lie in sockets; without a timer.
+        """Return once all requests that lie in the sockets by now wait here; without a timer.
 
-        Clients that were answered together ask again together, so the event loop is let go on as long as that brings
-        more. At half of them the model begins, and takes turns with the loop, which is at work on the other half.
+        The event loop is let go on as long as that brings more: clients that were answered together ask again together.
         """
         num_idle, num_waiting = 0, len(self._waiting)
-        while num_idle < IDLE_TURNS and num_waiting < (self._last + 1) // 2:
+        while num_idle < IDLE_TURNS and num_waiting < self._max_rows:
             await asyncio.sleep(0)
             num_idle = 0 if len(self._waiting) > num_waiting else num_idle + 1
             num_waiting = len(self._waiting)
