@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from cluster.errors import user_error_in
 from cluster.storage import Storage
 from serving.limits import Granted, Ledger, TenantLimits
 from serving.usage import used_on
@@ -62,7 +63,8 @@ class Limiter:
                 self._actor = None
                 await asyncio.sleep(TRY_AGAIN_S)
             except (RayError, TimeoutError) as error:  # storage is away, where it reads what was used
-                raise LimitsError(f"the ledger of '{self._name}' does not answer: {error}") from error
+                why = user_error_in(error) or error
+                raise LimitsError(f"the ledger of '{self._name}' does not answer: {why}") from error
         raise LimitsError(f"the ledger of '{self._name}' does not answer")
 
     def _start(self) -> Any:
