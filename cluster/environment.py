@@ -63,8 +63,7 @@ def local_environment(num_cpus: int, scratch: Path) -> dict[str, str]:
     """`node_environment` for one of several clusters on this machine, which would meet at Serve's fixed names."""
     haproxy = scratch / "haproxy"
     write_program(haproxy / "haproxy")
-    # Not Serve's own 8404 and 9101: Serve binds them much later, and by then another cluster may have chosen them, too.
-    stats_port, metrics_port = free_ports(0, 0)
+    stats_port, metrics_port = free_ports(8404, 9101)
     return {
         **node_environment(num_cpus),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
