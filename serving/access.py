@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.exchange import before_shutdown
+from serving.exchange import before_shutdown, route_of
 from serving.key_ring import KeyRing
 from serving.keys import Key
 from serving.limiter import LimitsError
@@ -44,11 +44,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, or answer it here; either way it is counted."""
-        path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
         if scope["type"] == "lifespan":
             await self._app(scope, receive, before_shutdown(send, self._usage.flush))
             return
-        headers = Headers(scope=scope)
+        path, headers = route_of(scope), Headers(scope=scope)
         is_open = scope["type"] != "http" or (path == OPEN_PATH and scope["method"] == "GET" and VERSION not in headers)
         if is_open:
             await self._app(scope, receive, send)

@@ -8,7 +8,6 @@
 import json
 import logging
 import signal
-import socket
 import threading
 import time
 from argparse import ArgumentParser
@@ -32,7 +31,7 @@ from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
 from serving.ask import Question, ask
-from serving.edge import edge
+from serving.edge import edge, why_taken
 from serving.keys import operator_headers
 from serving.limiter import end_limits
 from serving.release_id import release_ids
@@ -105,7 +104,7 @@ def _end_release(spec: RingSpec, storage: Storage) -> None:
     version, share_log = Registry(storage, spec.name).resolve(spec.serving.version), ShareLog(storage, spec.name)
     state = share_log.newest(version)
     if state.shares != {version: 1.0} or state.shadows:
-        share_log.add(state.next({version: 1.0}, f"deployed {version}").model_copy(update={"shadows": ()}))
+        share_log.add(state.alone(version, f"deployed {version}"))
 
 
 def remove(name: str) -> None:
@@ -123,14 +122,8 @@ def stop_if_idle() -> None:
 
 def check_free(host: str, port: int) -> None:
     """Raise ClusterError if something listens on the port; Serve would share it, and lose half of the requests."""
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ClusterError(
-            f"port {port} of {host} cannot be used: {error.strerror}. Give another one: serving.port={port + 1}"
-        ) from None
+    if why := why_taken(host, port):
+        raise ClusterError(f"port {port} of {host} cannot be used: {why}. Give another one: serving.port={port + 1}")
 
 
 def check_answers(origin: str) -> None:

@@ -50,7 +50,8 @@ def edge(tls: TlsSpec, behind: int, headers_within_s: int = HEADERS_WITHIN_S) ->
     Raises:
         ClusterError: the certificate cannot be used, or the port is taken.
     """
-    _check_free(tls)
+    if why := why_taken(tls.host, tls.port):
+        raise ClusterError(f"serving.tls.port={tls.port} cannot be used: {why}; give another one")
     certificate = Path(tls.certificate).expanduser().resolve()
     with TemporaryDirectory(prefix="rayline-edge-") as folder:
         file = Path(folder) / "haproxy.cfg"
@@ -86,15 +87,15 @@ def _await(process: "subprocess.Popen[bytes]", tls: TlsSpec, log: Path) -> None:
     raise ClusterError(f"the edge at port {tls.port} does not answer: {_fault(log.read_text(errors='replace'))}")
 
 
-def _check_free(tls: TlsSpec) -> None:
+def why_taken(host: str, port: int) -> str:
+    """Why nothing can listen there; empty where something can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((tls.host, tls.port))
+            probe.bind((host, port))
         except OSError as error:
-            raise ClusterError(
-                f"serving.tls.port={tls.port} cannot be used: {error.strerror}; give another one"
-            ) from None
+            return str(error.strerror)
+    return ""
 
 
 def _fault(said: str) -> str:

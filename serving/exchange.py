@@ -78,16 +78,19 @@ class Copy:
         """What was asked and answered; None where the answer is no JSON, such as a stream, or too long to be kept."""
         if not self.is_json or not self.is_whole or self.status in NOT_ASKED:
             return None
-        path = str(self.scope["path"]).removeprefix(self.scope.get("root_path", ""))
         content_type = dict(self.scope["headers"]).get(b"content-type", b"")
-        query = self.scope.get("query_string", b"")
+        path, query = route_of(self.scope), self.scope.get("query_string", b"")
         return Exchange(path, query, content_type, bytes(self.body), self.version, self.status, bytes(self.answer))
 
 
 def is_copied(scope: Scope) -> bool:
     """Whether a request asks for an answer, which may be kept and asked again."""
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
-    return scope["method"] == "POST" and path not in NEVER_COPIED
+    return scope["method"] == "POST" and route_of(scope) not in NEVER_COPIED
+
+
+def route_of(scope: Scope) -> str:
+    """The path of a request below that of its application."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def before_shutdown(send: Send, flush: Callable[[], None]) -> Send:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from serving.keys import READ_AGAIN_S, AccessLog, Grants, Key, compare_with_nothing, key_id_of
 from serving.limits import TenantLimits
+from serving.repeating import repeat
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,7 @@ class KeyRing:
 
     def follow(self) -> None:
         """Look from now on, in a thread that lives as long as the process."""
-        threading.Thread(target=self._follow, name="keys", daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            time.sleep(POLL_S)
-            self._try_refresh()
+        repeat(self.refresh, POLL_S, "reading keys")
 
     def _try_refresh(self) -> None:
         try:

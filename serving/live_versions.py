@@ -15,7 +15,6 @@ What is only read, such as health and the pages of the interface, is the main ve
 import asyncio
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,11 +27,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ReleaseError, user_error_in
-from serving.exchange import NOT_ASKED, Copy, before_shutdown, is_copied
+from serving.exchange import NOT_ASKED, Copy, before_shutdown, is_copied, route_of
 from serving.experiment import evaluate, loss_of
 from serving.outcomes import Outcome
 from serving.predictions import PredictionLog
 from serving.problem import problem
+from serving.repeating import repeat
 from serving.shadow import Shadow
 from serving.shares import ShareLog, Shares
 from serving.tally import Tally
@@ -101,15 +101,7 @@ class LiveVersions:
 
     def follow(self) -> None:
         """Look for newer states from now on, in a thread that lives as long as the process."""
-        threading.Thread(target=self._follow, name="release", daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            time.sleep(POLL_S)
-            try:
-                self.refresh()
-            except Exception:  # storage may be away for a while: what is loaded goes on
-                log.exception("the state of the release cannot be read")
+        repeat(self.refresh, POLL_S, "reading the release")
 
     def refresh(self) -> None:
         """Take the newest state, once all of its versions are loaded, and roll back what broke a guardrail."""
@@ -182,7 +174,7 @@ class LiveVersions:
         if scope["type"] != "http":
             await live.apps[live.state.main](scope, receive, send)
             return
-        if scope["path"].removeprefix(scope.get("root_path", "")) == VERSIONS and scope["method"] == "GET":
+        if route_of(scope) == VERSIONS and scope["method"] == "GET":
             await JSONResponse(self.told())(scope, receive, send)
             return
         version = version_for(live.state, scope["method"], Headers(scope=scope))

@@ -6,17 +6,14 @@ An answer's header `X-Prediction` has its id. A replica writes every two seconds
 """
 
 import json
-import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.storage import Storage
 from serving.line_files import LineFiles, lines_in, now
-
-log = logging.getLogger(__name__)
+from serving.repeating import repeat
 
 FLUSH_S = 2.0
 MAX_WAITING_BYTES = 64 * 2**20
@@ -71,15 +68,7 @@ class PredictionLog:
 
     def follow(self) -> None:
         """Flush from now on, in a thread that lives as long as the process."""
-        threading.Thread(target=self._follow, name="predictions", daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            time.sleep(FLUSH_S)
-            try:
-                self.flush()
-            except Exception:  # storage may be away for a while
-                log.exception("predictions cannot be written; they wait")
+        repeat(self.flush, FLUSH_S, "writing predictions")
 
 
 def predictions_of(storage: Storage, name: str, since: str = "") -> Iterator[Kept]:

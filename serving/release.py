@@ -291,7 +291,7 @@ def promote(release: ReleaseSpec, version: str) -> str:
         if not state.shares.get(name):
             have = ", ".join(version for version, share in state.shares.items() if share)
             raise ReleaseError(f"'{version}' has no traffic yet, {have} have; give it a share first: apply")
-        application.change(_alone(state, name, f"promoted {name}"))
+        application.change(state.alone(name, f"promoted {name}"))
         application.registry.promote(name)
         return f"release: {name} answers everything, and is the champion"
 
@@ -305,15 +305,10 @@ def rollback(release: ReleaseSpec) -> str:
     with operated(release) as application:
         state, registry = application.state(), application.registry
         target = state.main if len(state.shares) > 1 or state.shadows else _main_before(application, state)
-        application.change(_alone(state, target, f"rolled back to {target} by hand"))
+        application.change(state.alone(target, f"rolled back to {target} by hand"))
         if registry.aliases().get(CHAMPION, [""])[0] == state.main != target:
             registry.promote(target)
         return f"release: {target} answers everything"
-
-
-def _alone(state: Shares, version: str, why: str) -> Shares:
-    """The next state, with one version and no shadow."""
-    return state.next({version: 1.0}, why).model_copy(update={"shadows": ()})
 
 
 def _main_before(application: Application, state: Shares) -> str:

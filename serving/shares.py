@@ -89,6 +89,10 @@ class Shares(Spec):
         """The next state after another one, with all that this one says."""
         return self.model_copy(update={"number": after.number + 1, "why": why, "made_at": now()})
 
+    def alone(self, version: str, why: str) -> "Shares":
+        """The state after this one, with one version and no shadow."""
+        return self.next({version: 1.0}, why).model_copy(update={"shadows": ()})
+
     def next(self, shares: dict[str, float], why: str) -> "Shares":
         """The state after this one; a version that gets a share is a shadow no longer."""
         shadows = tuple(name for name in self.shadows if name not in shares)

@@ -4,9 +4,7 @@ A replica adds up and writes every ten seconds and when it stops, so a replica t
 counts are never above what was served.
 """
 
-import logging
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,8 +12,7 @@ from datetime import datetime
 
 from cluster.storage import Storage
 from serving.line_files import LineFiles, lines_in, now
-
-log = logging.getLogger(__name__)
+from serving.repeating import repeat
 
 FLUSH_S = 10.0
 
@@ -81,15 +78,7 @@ class UsageLog:
 
     def follow(self) -> None:
         """Flush from now on, in a thread that lives as long as the process."""
-        threading.Thread(target=self._follow, name="usage", daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            time.sleep(FLUSH_S)
-            try:
-                self.flush()
-            except Exception:  # storage may be away for a while
-                log.exception("usage cannot be written; it is kept")
+        repeat(self.flush, FLUSH_S, "writing usage")
 
 
 def uses_on(storage: Storage, name: str, day: str) -> Iterator[Use]:

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import TENANT
-from serving.exchange import NOT_ASKED
+from serving.exchange import NOT_ASKED, route_of
 from serving.live_versions import CLIENT_WENT_AWAY, VERSION
 from serving.measures import NO_VERSION, Measures
 from serving.traces import request_span
@@ -51,7 +51,7 @@ class Watched:
             return
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID, "")[:MAX_ID_CHARACTERS] or uuid4().hex
-        method, path = scope["method"], str(scope["path"]).removeprefix(scope.get("root_path", ""))
+        method, path = scope["method"], route_of(scope)
         status, version, began = 500, NO_VERSION, time.perf_counter()
 
         async def noted(message: Message) -> None:
