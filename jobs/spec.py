@@ -299,6 +299,8 @@ class ServingSpec(Spec):
     """Instead of `num_replicas`."""
     num_cpus: float = Field(0.0, ge=0)
     """Reserved for each replica. 0 shares the CPUs with training, so that one small machine can do both."""
+    num_gpus: float = Field(0.0, ge=0, le=1)
+    """The share of a GPU that each replica answers on; 0 answers on the CPU."""
     max_body_bytes: int = Field(1_000_000, ge=1)
     access: Literal["keys", "open"] = "keys"
     """Who may ask: whoever has a key of `python -m serving.keys`, or everybody who reaches the port."""

@@ -27,6 +27,7 @@ from cluster.command import run as run_command
 from cluster.errors import ClusterError
 from cluster.lifecycle import connected
 from cluster.registry import Registry
+from cluster.reservation import inventory
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
@@ -35,6 +36,7 @@ from serving.edge import edge, why_taken
 from serving.keys import operator_headers
 from serving.limiter import end_limits
 from serving.release_id import release_ids
+from serving.replica_device import check_gpus
 from serving.shares import ShareLog
 
 REQUEST_TIMEOUT_S = 60.0
@@ -74,8 +76,9 @@ def deploy(spec: RingSpec, storage: Storage) -> str:
 
     Raises:
         RegistryError: the version cannot be served; what was serving before goes on.
-        ClusterError: the port is taken, or the application does not come up.
+        ClusterError: the port is taken, no node has the GPUs, or the application does not come up.
     """
+    check_gpus(spec.serving, inventory())
     application = APPLICATIONS[spec.workload.kind].build(spec, storage)
     before = serve.status()
     if before.proxies:

@@ -146,7 +146,7 @@ def deployed(spec: RingSpec, application: Callable[[], ASGIApp]) -> serve.Applic
     as_deployment = serve.deployment(
         name=spec.name,
         **replicas,
-        ray_actor_options={"num_cpus": spec.serving.num_cpus},
+        ray_actor_options={"num_cpus": spec.serving.num_cpus, "num_gpus": spec.serving.num_gpus},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=MAX_QUEUED_REQUESTS,
     )

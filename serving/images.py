@@ -18,6 +18,7 @@ from jobs.spec import RingSpec
 from serving.ask import Question
 from serving.endpoint import Body, Health, endpoint, serving_version
 from serving.image_generator import ImageGenerator
+from serving.replica_device import device_of_replica
 
 MAX_SEED = 2**31 - 1
 MAX_IMAGES = 64
@@ -66,8 +67,13 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
 
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
+        ClusterError: see `device_of_replica`.
     """
-    return web(ImageGenerator.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+    return web(
+        ImageGenerator.load(Registry(storage, spec.name), version, device_of_replica(spec.serving)),
+        spec.serving.max_body_bytes,
+        release,
+    )
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:

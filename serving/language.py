@@ -46,6 +46,7 @@ from serving.continuous_batch import ContinuousBatch
 from serving.endpoint import Health, endpoint, serving_version
 from serving.language_model import LanguageModel
 from serving.problem import fault
+from serving.replica_device import device_of_replica
 
 EVENTS = "text/event-stream"
 
@@ -180,8 +181,12 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
 
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
+        ClusterError: see `device_of_replica`.
     """
-    model, generation = LanguageModel.load(Registry(storage, spec.name), version), spec.serving.generation
+    model, generation = (
+        LanguageModel.load(Registry(storage, spec.name), version, device_of_replica(spec.serving)),
+        spec.serving.generation,
+    )
     batch = model.opened(generation.max_texts)
     application = web(model, batch, generation.chat_template, spec.serving.max_body_bytes, release)
     weakref.finalize(application, batch.close)

@@ -31,6 +31,7 @@ from serving.line_files import now
 from serving.measures import Measures
 from serving.problem import fault
 from serving.raw_row import as_asked
+from serving.replica_device import device_of_replica
 
 MAX_ROWS = 2000
 DRIFT_EVERY_S = 30.0
@@ -138,8 +139,9 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
 
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
+        ClusterError: see `device_of_replica`.
     """
-    classifier = Classifier.load(Registry(storage, spec.name), version)
+    classifier = Classifier.load(Registry(storage, spec.name), version, device_of_replica(spec.serving))
     return web(classifier, FeedbackLog(storage, spec.name, folder="labels"), spec.serving.max_body_bytes, release)
 
 

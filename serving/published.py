@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
+
 from cluster.errors import RegistryError, UserError
 from cluster.registry import Registry
 from jobs.spec import RingSpec
 from jobs.version import Version, read
 
+CPU = torch.device("cpu")
 TOLERANCE = 1e-4
 """How far an answer to a golden row may be from the one in training."""
 
@@ -22,8 +25,11 @@ class Published(ABC):
         self._content = content
 
     @classmethod
-    def load(cls, registry: Registry, version: str) -> Self:
+    def load(cls, registry: Registry, version: str, device: torch.device = CPU) -> Self:
         """Read a version, its checksums compared and its golden rows replayed, which also warms the model up.
+
+        Args:
+            device: where the model is to answer.
 
         Raises:
             RegistryError: it is not what was published, or answers unlike it did in training.
@@ -38,7 +44,8 @@ class Published(ABC):
                 raise RegistryError(
                     f"version {version} cannot be read: {error}. Serve another version, or publish this one again"
                 ) from error
-            loaded = cls(version, created_at, content)
+            content.model.to(device)
+        loaded = cls(version, created_at, content)
         loaded.check_golden()
         return loaded
 

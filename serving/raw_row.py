@@ -62,9 +62,10 @@ def row_model(columns: Sequence[Column]) -> type[Body]:
 def _field(column: Column) -> tuple[Any, Any]:
     kind = _JSON_TYPES[column.kind]
     told: dict[str, Any] = {"alias": column.name, "json_schema_extra": _rules(column)}
+    description = _KINDS[column.kind] + (f" In {column.unit}." if column.unit else "")
     if not column.nullable:
-        return kind, Field(**told, description=_KINDS[column.kind])
-    return kind | None, Field(None, **told, description=f"{_KINDS[column.kind]} May be null or left out.")
+        return kind, Field(**told, description=description)
+    return kind | None, Field(None, **told, description=f"{description} May be null or left out.")
 
 
 def _rules(column: Column) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cluster.errors import RegistryError
 from jobs.features.vocabulary import UNKNOWN
 from jobs.version import Version
+from jobs.workloads.device import device_of
 from jobs.workloads.ranking import K
 from jobs.workloads.recommender import Recommender, RecommenderSpec, recommend
 from serving.published import TOLERANCE, Published
@@ -125,7 +126,7 @@ class Recommendations(Published):
 @torch.no_grad()
 def _directions(model: Recommender, num_items: int) -> Tensor:
     """Each item's vector at length 1, so that a product of two is their cosine [items, embedding_dim]."""
-    vectors = model.item_vectors(torch.arange(num_items))
+    vectors = model.item_vectors(torch.arange(num_items, device=device_of(model))).cpu()
     return torch.nn.functional.normalize(vectors, dim=1)
 
 

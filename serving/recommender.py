@@ -24,6 +24,7 @@ from serving.feedback import Event, FeedbackLog
 from serving.line_files import now
 from serving.problem import fault
 from serving.recommendation import Item, Recommendations
+from serving.replica_device import device_of_replica
 
 MAX_ITEMS = 100
 MAX_EXCLUDED = 1000
@@ -130,8 +131,9 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
 
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
+        ClusterError: see `device_of_replica`.
     """
-    recommendations = Recommendations.load(Registry(storage, spec.name), version)
+    recommendations = Recommendations.load(Registry(storage, spec.name), version, device_of_replica(spec.serving))
     return web(recommendations, FeedbackLog(storage, spec.name), spec.serving.max_body_bytes, release)
 
 

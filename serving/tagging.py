@@ -20,6 +20,7 @@ from serving.ask import Question
 from serving.batcher import Batcher
 from serving.endpoint import Body, Health, endpoint, serving_version
 from serving.measures import Measures
+from serving.replica_device import device_of_replica
 from serving.tagger import TaggedWord, Tagger
 
 MAX_TEXTS = 256
@@ -70,8 +71,13 @@ def load(spec: RingSpec, storage: Storage, version: str, release: str) -> FastAP
 
     Raises:
         RegistryError: it is not what was published, or answers unlike it did in training.
+        ClusterError: see `device_of_replica`.
     """
-    return web(Tagger.load(Registry(storage, spec.name), version), spec.serving.max_body_bytes, release)
+    return web(
+        Tagger.load(Registry(storage, spec.name), version, device_of_replica(spec.serving)),
+        spec.serving.max_body_bytes,
+        release,
+    )
 
 
 def build(spec: RingSpec, storage: Storage) -> serve.Application:

@@ -22,6 +22,8 @@ class CheckSpec(Spec):
     high: float | None = None
     pattern: str | None = None
     """A regular expression (of RE2) that must match all of a text."""
+    unit: str = ""
+    """What a number is counted in, such as `years`; who asks the served model is told."""
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> "CheckSpec":
@@ -62,10 +64,13 @@ def _with_check(column: Column, check: CheckSpec, where: str) -> Column:
         )
     if (check.low, check.high) != (None, None) and column.kind not in ("number", "time"):
         raise SpecError(f"{where}: the column is of kind {column.kind}, low and high are for numbers; give a pattern")
+    if check.unit and column.kind not in ("number", "numbers"):
+        raise SpecError(f"{where}.unit='{check.unit}': the column is of kind {column.kind}, units are of numbers")
     return replace(
         column,
         nullable=column.nullable and not check.required,
         low=check.low if check.low is not None else column.low,
         high=check.high if check.high is not None else column.high,
         pattern=check.pattern,
+        unit=check.unit,
     )

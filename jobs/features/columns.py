@@ -34,6 +34,8 @@ class Column:
     """How many entries a list must have."""
     pattern: str | None = None
     """A regular expression (of RE2) that must match all of a text."""
+    unit: str = ""
+    """What a number is counted in; for who reads about it."""
     entry_a_word_of: str = ""
     """The text column, named before this one, of whose words a list must have an entry each; white space parts them."""
 

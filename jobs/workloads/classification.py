@@ -14,6 +14,7 @@ from jobs.features.split import TrainRows
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import Vocabulary
 from jobs.workloads.chain import Batch
+from jobs.workloads.device import device_of
 from jobs.workloads.divergence import divergence
 
 CLASS = "class"
@@ -79,8 +80,9 @@ def probabilities(model: nn.Module, batch: Batch) -> Tensor:
     """How likely the model holds each class [rows, classes], float64 in host memory."""
     num_rows = len(next(iter(batch.values())))
     batch = {"key": torch.zeros(num_rows, dtype=torch.int64), **batch}
-    parts = zip(*(values.split(ROWS_AT_ONCE) for values in batch.values()), strict=True)
-    logits = [model(dict(zip(batch, part, strict=True))) for part in parts]
+    on_device = {name: values.to(device_of(model)) for name, values in batch.items()}
+    parts = zip(*(values.split(ROWS_AT_ONCE) for values in on_device.values()), strict=True)
+    logits = [model(dict(zip(batch, part, strict=True))).cpu() for part in parts]
     return torch.cat(logits).double().softmax(-1)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.workloads.chain import Chain
+from jobs.workloads.device import device_of
 from jobs.workloads.transformer import Attention
 
 
@@ -127,7 +128,7 @@ class Decoder:
 
     def _read(self, token: Tensor, position: Tensor, first: int, num_positions: int) -> Tensor:
         self._call.first, self._call.num_positions = first, num_positions
-        device = next(self._model.parameters()).device
+        device = device_of(self._model)
         logits: Tensor = self._model({"token": token.to(device), "position": position.to(device)})
         return logits.float().cpu()
 

@@ -22,6 +22,7 @@ from jobs.features.split import TrainRows
 from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.workloads.chain import Batch
+from jobs.workloads.device import device_of
 from jobs.workloads.gan_networks import Discriminator, ImageGenerator
 from jobs.workloads.partition import Partition, Turn
 from jobs.workloads.row_chance import AUGMENT_SALT, normal
@@ -174,8 +175,8 @@ def made_of(spec: GanSpec, model: nn.Module, seed: int, num_images: int) -> Tens
     """Images [num_images, channels * height * width], from 0 to 1; the first ones of a seed are always the same."""
     assert isinstance(model, Gan)
     key = seed * MAX_IMAGES + torch.arange(num_images)
-    pixels: Tensor = model.generator(normal(key, spec.noise_dim, ASKED))
-    return pixels
+    pixels: Tensor = model.generator(normal(key, spec.noise_dim, ASKED).to(device_of(model)))
+    return pixels.cpu()
 
 
 def evaluate(spec: GanSpec, model: nn.Module, transform: Transform, rows: pa.Table) -> dict[str, float]:

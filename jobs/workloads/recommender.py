@@ -25,6 +25,7 @@ from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import UNKNOWN, Vocabulary
 from jobs.workloads.chain import Batch
+from jobs.workloads.device import device_of
 from jobs.workloads.dropout import RowDropout
 from jobs.workloads.partition import Partition
 from jobs.workloads.ranking import K, ranking_metrics, rmse, top_items
@@ -286,7 +287,7 @@ def recommend(
     """
     user = torch.tensor([transform.step("user").apply_row({"user_id": user_id})["user"]])
     left_out = torch.cat([*_histories(transform, user), torch.tensor(exclude, dtype=torch.int64)])
-    scores = model.scores(user)
+    scores = model.scores(user.to(device_of(model))).cpu()
     top = top_items(scores, [left_out], min(k, scores.shape[1]))[0].tolist()
     return [(index, float(scores[0, index])) for index in top if torch.isfinite(scores[0, index])]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jobs.workloads.chain import Chain
 from jobs.workloads.decoding import side_by_side
+from jobs.workloads.device import device_of
 from jobs.workloads.recurrent import RecurrentLayer, State
 
 
@@ -76,7 +77,7 @@ class RecurrentDecoder:
             raise RuntimeError(f"a text of {length} tokens is longer than the {self.capacity} there is room for")
 
     def _read(self, token: Tensor, lengths: Sequence[int], states: dict[str, State]) -> tuple[Tensor, dict[str, State]]:
-        batch = {"token": token.to(next(self._model.parameters()).device)}
+        batch = {"token": token.to(device_of(self._model))}
         hidden: Tensor | None = None
         after: dict[str, State] = {}
         for name, link in self._model.items():

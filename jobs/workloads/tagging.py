@@ -22,6 +22,7 @@ from jobs.features.vocabulary import Vocabulary
 from jobs.features.word_places import WordPlaces
 from jobs.workloads import classification, reading
 from jobs.workloads.chain import Batch, Chain
+from jobs.workloads.device import device_of
 from jobs.workloads.divergence import divergence
 from jobs.workloads.encoder import encoder
 from jobs.workloads.reading import READ, ReadingSpec, read, reading_step
@@ -152,7 +153,8 @@ def probabilities(model: nn.Module, rows: pa.Table) -> Tensor:
         part = rows.slice(begin, classification.ROWS_AT_ONCE)
         batch = {"key": torch.zeros(part.num_rows, dtype=torch.int64), **read(part)}
         row, place = map(torch.from_numpy, places(part))
-        found.append(model(batch)[row, place].double().softmax(-1))
+        on_device = {name: values.to(device_of(model)) for name, values in batch.items()}
+        found.append(model(on_device).cpu()[row, place].double().softmax(-1))
     return torch.cat(found)
 
 

@@ -35,7 +35,7 @@ def make_spec(storage: Path) -> RingSpec:
                         "path": "raw/loans",
                         "columns": {"age": "AGE"},
                         "checks": {
-                            "age": {"required": True, "low": 18, "high": 120},
+                            "age": {"required": True, "low": 18, "high": 120, "unit": "years"},
                             "home": {"pattern": "[a-z]+"},
                         },
                     }

@@ -186,6 +186,7 @@ def test_openapi_names_the_raw_columns_with_kinds_and_rules(ask: Send) -> None:
     assert row["additionalProperties"] is False
     age, home = row["properties"]["age"], row["properties"]["home"]
     assert (age["type"], age["minimum"], age["maximum"]) == ("number", 18, 120)
+    assert age["description"] == "A number. In years."
     assert home["pattern"] == "^(?:[a-z]+)$"
     assert home["description"] == "Text. May be null or left out."
     assert {kind["type"] for kind in home["anyOf"]} == {"string", "integer", "null"}

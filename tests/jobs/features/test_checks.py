@@ -37,6 +37,7 @@ def test_a_row_that_breaks_a_check_says_which() -> None:
         ("aeg", CheckSpec(required=True), "raw.events.checks: no column 'aeg' is read. Did you mean 'age'"),
         ("age", CheckSpec(pattern="a"), "checks.age.pattern='a': the column is of kind number, a pattern is for text"),
         ("code", CheckSpec(low=1), "checks.code: the column is of kind text, low and high are for numbers"),
+        ("code", CheckSpec(unit="m"), "checks.code.unit='m': the column is of kind text, units are of numbers"),
     ],
 )
 def test_a_check_that_cannot_be_is_refused(name: str, check: CheckSpec, message: str) -> None:
