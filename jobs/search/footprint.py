@@ -1,0 +1,219 @@
+"""Footprint: what a stretch of a model does to some rows and holds meanwhile, found out without a device.
+
+The stretch runs forward and backward on torch's fake tensors, which have shapes and storages but no numbers. What is
+counted is what it would do: operations, bytes that move, messages to peers, and the bytes that are alive at each moment,
+since autograd keeps and frees fake tensors as it does real ones. Kernels are those of the CPU, whose attention keeps as
+little as that of a GPU does (Dao et al., 2022, FlashAttention).
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+Stretch = Callable[[Tensor | None, Mapping[str, Tensor]], Tensor]
+"""What came out of the stretch before and the batch -> what comes out of this one; the loss of all rows [] at last."""
+VIEWS = frozenset(
+    {"view", "_unsafe_view", "t", "transpose", "expand", "detach", "slice", "select", "unsqueeze", "squeeze", "split"}
+    | {"permute", "alias", "split_with_sizes", "unbind", "as_strided", "_reshape_alias", "chunk", "narrow", "unfold"}
+)
+"""Operators that move nothing."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker and its peers on an axis tell each other at once."""
+
+    kind: str
+    """`all_reduce`, `all_gather`, `reduce_scatter` or `send`."""
+    axis: str
+    bytes: int
+    """Of the whole tensor: what is reduced, what all gather, or what is sent."""
+
+
+@dataclass
+class Work:
+    """What is done, in no order."""
+
+    ops: list[tuple[str, float, float]] = field(default_factory=list)
+    """Of each kernel its name, floating point operations, and bytes that it reads and writes."""
+    num_views: int = 0
+    """Operators that only name a part of a tensor."""
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def flops(self) -> float:
+        """Of all kernels."""
+        return sum(flops for _, flops, _ in self.ops)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one stretch for one number of rows."""
+
+    forward: Work
+    backward: Work
+    output_bytes: int
+    kept_bytes: int
+    """After the forward pass, for the backward one, besides what came in and what goes out."""
+    keeps_input: bool
+    keeps_output: bool
+    forward_peak_bytes: int
+    """Above what was there before, what came in among it."""
+    backward_peak_bytes: int
+    """Above what was there before it, kept bytes among that; gradients of weights come on top one after another."""
+
+
+class Recorder(FakeTensorMode):
+    """Fake tensors that are counted: each operator, and each storage as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.work = Work()
+        self.live_bytes = self.peak_bytes = 0
+        self._is_inside = False
+        self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def begin(self) -> Work:
+        """Count anew, from what lives now as 0; returns what the work goes into from now on."""
+        self.work, self.live_bytes, self.peak_bytes = Work(), 0, 0
+        return self.work
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for every operator."""
+        if self._is_inside:  # an operator that torch takes apart to learn its shapes
+            return super().dispatch(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        self._is_inside = True
+        try:
+            made = super().dispatch(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            self._is_inside = False
+        name = func._schema.name.partition("::")[2] if hasattr(func, "_schema") else ""
+        if name in VIEWS:
+            self.work.num_views += 1
+            return made
+        outputs = [each for each in tree_leaves(made) if isinstance(each, Tensor)]
+        if outputs:
+            self._count(func, name, args, kwargs or {}, made, outputs)
+        return made
+
+    def _count(self, func: Any, name: str, args: Any, kwargs: Any, made: Any, outputs: list[Tensor]) -> None:
+        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        moved = sum(each.numel() * each.element_size() for each in (*inputs, *outputs))
+        counted = flop_registry.get(func._overloadpacket)
+        flops = float(counted(*args, **kwargs, out_val=made)) if counted else 0.0
+        self.work.ops.append((name, flops, float(moved)))
+        for each in outputs:
+            self._note(each)
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen[storage] = size
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live_bytes -= size
+
+
+class _Begin(torch.autograd.Function):
+    """What comes in: a tensor that nobody but the stretch holds; its gradient goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return None, None, None
+
+
+class _End(torch.autograd.Function):
+    """What becomes of what goes out: a gradient of its shape, which nobody holds but the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = output.shape, output.dtype
+        return output.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return torch.empty(ctx.shape, dtype=ctx.dtype)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a tensor that goes from one stretch to the next."""
+
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole tensor."""
+        return torch.Size(self.sizes).numel() * self.dtype.itemsize
+
+
+def footprint_of(
+    recorder: Recorder, stretch: Stretch, weights: nn.Module, given: Shape | None, batch: Mapping[str, Tensor]
+) -> tuple[Footprint, Shape]:
+    """Run a stretch forward and backward; returns also what goes out.
+
+    Args:
+        recorder: in whose fake tensors the weights and the batch are.
+        weights: the modules that the stretch calls; their gradients are dropped.
+        given: what comes in; None for the first stretch.
+    """
+    saved: set[StorageWeakRef] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.add(_name(tensor))
+        return tensor.detach()
+
+    with recorder:
+        anchor = torch.empty((), requires_grad=True)
+        hidden = None if given is None else _Begin.apply(anchor, given.sizes, given.dtype)
+        came_in = None if hidden is None else _name(hidden)
+        forward = recorder.begin()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = stretch(hidden, batch)
+            hidden = None
+        going_out = Shape(tuple(output.shape), output.dtype)
+        of_output = _name(output)
+        output_bytes = 0 if came_in is not None and of_output == came_in else going_out.num_bytes
+        keeps_input = came_in is not None and came_in in saved
+        let_go = 0 if given is None or keeps_input else given.num_bytes
+        kept, forward_peak = recorder.live_bytes + let_go - output_bytes, recorder.peak_bytes
+        keeps_output = of_output in saved
+        end = _End.apply(output)
+        output = None  # type: ignore[assignment]
+        backward = recorder.begin()
+        end.backward()
+        backward_peak = recorder.peak_bytes
+        weights.zero_grad(set_to_none=True)
+    return Footprint(
+        forward=forward,
+        backward=backward,
+        output_bytes=output_bytes,
+        kept_bytes=kept,
+        keeps_input=keeps_input,
+        keeps_output=keeps_output,
+        forward_peak_bytes=forward_peak,
+        backward_peak_bytes=backward_peak,
+    ), going_out
+
+
+def _name(tensor: Tensor) -> StorageWeakRef:
+    """What tells the storage of a tensor from all others, and does not keep it alive."""
+    return StorageWeakRef(tensor.untyped_storage())
