@@ -139,7 +139,7 @@ class Model:
         key = (_likeness(whole), layout.tensor, layout.sequence_parallel, layout.context)
         if key not in self._links:
             with self.recorder:
-                link = copy.deepcopy(whole)
+                link = _copied(whole)
                 localise(link, name, layout, self.partition, self.recorder)
             self._links[key] = link
         link = self._links[key]
@@ -180,6 +180,15 @@ class Model:
                 rows[name] = torch.empty(shape, dtype=values.dtype)
             drawn = {name: torch.empty(values.shape, dtype=values.dtype) for name, values in self.example.drawn.items()}
             return {**rows, "weight": torch.empty(num_rows), "key": torch.empty(num_rows, dtype=torch.int64), **drawn}
+
+
+def _copied(link: nn.Module) -> nn.Module:
+    """The same modules with tensors of their own: fake ones cannot all be copied deeply."""
+    own: dict[int, Any] = {
+        id(weight): nn.Parameter(torch.empty_like(weight), weight.requires_grad) for weight in link.parameters()
+    }
+    own |= {id(buffer): torch.empty_like(buffer) for buffer in link.buffers()}
+    return copy.deepcopy(link, own)
 
 
 def _likeness(link: nn.Module) -> tuple[Any, ...]:
