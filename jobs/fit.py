@@ -87,22 +87,29 @@ class EpochReport:
         }
 
 
-@dataclass
-class _Training:
-    """All that the loop works with."""
+@dataclass(frozen=True)
+class Training:
+    """What takes the steps of a spec, on one worker."""
 
     spec: RingSpec
     transform: Transform
-    valid: pa.Table | None
-    """The validation rows, on the first worker."""
     feed: Feed
     parted: Parted
     step: TrainingStep
-    meter: Meter
 
     @property
     def num_steps(self) -> int:
+        """Of all epochs."""
         return self.feed.steps_an_epoch * self.spec.train.num_epochs
+
+
+@dataclass(frozen=True)
+class _Watched(Training):
+    """The same with what says how it goes."""
+
+    valid: pa.Table | None
+    """The validation rows, on the first worker."""
+    meter: Meter
 
 
 def check(spec: RingSpec) -> None:
@@ -150,7 +157,7 @@ def fit(
     Without `rows`, the training rows in the order of their visit, each worker reads them for itself.
     """
     newest = _newest(checkpoints)
-    training = _set_up(spec, storage, prepared, device, rows, newest)
+    training = _watched(set_up(spec, storage, prepared, device, rows, newest is not None), storage, prepared)
     progress = _resume(training, checkpoints, newest) if checkpoints and newest is not None else Progress()
     with _open_writer(spec, checkpoints) as writer:
         while not progress.stopped:
@@ -159,16 +166,26 @@ def fit(
             report(epoch_report)
 
 
-def _set_up(
-    spec: RingSpec, storage: Storage, prepared: str, device: torch.device, rows: Rows | None, newest: int | None
-) -> _Training:
+def set_up(
+    spec: RingSpec,
+    storage: Storage,
+    prepared: str,
+    device: torch.device,
+    rows: Rows | None = None,
+    goes_on: bool = False,
+) -> Training:
+    """This worker's part of the model and of the rows; every worker of the process group calls it.
+
+    Args:
+        rows: see `fit`.
+        goes_on: from a checkpoint, so what `train.start` names is not read.
+    """
     workload = WORKLOADS[spec.workload.kind]
     transform = read_transform(storage, prepared)
-    valid = read_split(storage, prepared, "valid", workload.ties) if rank() == 0 else None
     partition = workload.partition(spec.workload)
     torch.manual_seed(spec.seed)
     model = workload.build(spec.workload, transform).train()
-    if newest is None:
+    if not goes_on:
         put_start(model, spec, storage, transform)
     make_trainable(model, spec.train)
 
@@ -187,9 +204,15 @@ def _set_up(
     )
     feed = Feed(source, spec.layout, rank(), spec.seed, spec.train.batch_size, device)
     step = TrainingStep(spec.train, parted, feed.steps_an_epoch * spec.train.num_epochs, partition.turns)
+    return Training(spec, transform, feed, parted, step)
+
+
+def _watched(training: Training, storage: Storage, prepared: str) -> _Watched:
+    spec = training.spec
+    valid = read_split(storage, prepared, "valid", WORKLOADS[spec.workload.kind].ties) if rank() == 0 else None
     batch = None if valid is None else valid.slice(0, spec.train.batch_size)
-    flops = None if batch is None else flops_a_row(spec.workload, transform, batch)
-    return _Training(spec, transform, valid, feed, parted, step, Meter(parted, flops))
+    flops = None if batch is None else flops_a_row(spec.workload, training.transform, batch)
+    return _Watched(**vars(training), valid=valid, meter=Meter(training.parted, flops))
 
 
 def _newest(checkpoints: Checkpoints | None) -> int | None:
@@ -201,7 +224,7 @@ def _newest(checkpoints: Checkpoints | None) -> int | None:
     return steps[-1] if steps else None
 
 
-def _resume(training: _Training, checkpoints: Checkpoints, step: int) -> Progress:
+def _resume(training: Training, checkpoints: Checkpoints, step: int) -> Progress:
     if rank() == 0:
         print(f"going on from the checkpoint of step {step}", flush=True)
     progress = checkpoints.load(step, training.parted.model, training.step.optimizer)
@@ -216,13 +239,13 @@ def _open_writer(spec: RingSpec, checkpoints: Checkpoints | None) -> AbstractCon
     return CheckpointWriter(checkpoints, spec.train.keep_checkpoints, Origin(dump(spec), spec.layout.line()))
 
 
-def _save(training: _Training, progress: Progress, writer: CheckpointWriter | None) -> None:
+def _save(training: Training, progress: Progress, writer: CheckpointWriter | None) -> None:
     if writer:
         scale = training.step.loss_scale if training.spec.layout.precision == "fp16" else None
         writer.save(training.parted.model, training.step.optimizer, replace(progress, loss_scale=scale))
 
 
-def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | None) -> tuple[Progress, EpochReport]:
+def _epoch(training: _Watched, progress: Progress, writer: CheckpointWriter | None) -> tuple[Progress, EpochReport]:
     """Train to the end of the epoch that `progress` stands in, then validate."""
     train, steps_an_epoch = training.spec.train, training.feed.steps_an_epoch
     epoch, first = divmod(progress.step, steps_an_epoch)
@@ -272,7 +295,7 @@ def _epoch(training: _Training, progress: Progress, writer: CheckpointWriter | N
     )
 
 
-def _validate(training: _Training) -> dict[str, float]:
+def _validate(training: _Watched) -> dict[str, float]:
     """The metrics on the validation rows, measured by the first worker on the whole model, averaged where it is."""
     workload, spec = WORKLOADS[training.spec.workload.kind], training.spec.workload
     metrics: dict[str, float] = {}
@@ -284,7 +307,7 @@ def _validate(training: _Training) -> dict[str, float]:
     return from_first(metrics)
 
 
-def _whole_model(training: _Training) -> nn.Module | None:
+def _whole_model(training: Training) -> nn.Module | None:
     """The whole model in host memory on the first worker, None on the others: its own where that is whole."""
     layout, parted = training.spec.layout, training.parted
     if layout.num_workers == layout.replicate and parted.device == CPU:
