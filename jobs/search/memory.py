@@ -57,15 +57,16 @@ def is_by_units(layout: Layout) -> bool:
     return num_shards(layout) > 1 or (layout.replicate > 1 and not is_alone)
 
 
-def memory_of(layout: Layout, stretches: Sequence[Stretch], optimizer_of: OptimizerOf) -> Memory:
+def memory_of(layout: Layout, stretches: Sequence[Stretch], optimizer_of: OptimizerOf, by_gloo: bool) -> Memory:
     """Of the fullest worker in a step that is not the first.
 
     Args:
         stretches: of the layout, for the rows of one micro-batch.
+        by_gloo: whether workers speak by gloo, which copies what it gathers once more.
     """
     held = parted_by_stage(layout, stretches)
     walks = [
-        _Walk(layout, held, stages_of(layout, place) if layout.pipeline > 1 else [0], optimizer_of).walk(order)
+        _Walk(layout, held, stages_of(layout, place) if layout.pipeline > 1 else [0], optimizer_of, by_gloo).walk(order)
         for place, order in enumerate(orders(layout))
     ]
     return max(walks, key=lambda memory: memory.total)
@@ -94,6 +95,7 @@ class _Walk:
     stages: list[int]
     """The worker's own."""
     optimizer_of: OptimizerOf
+    by_gloo: bool
     kept: int = 0
     """Activations."""
     gradients: int = 0
@@ -154,12 +156,11 @@ class _Walk:
             before = stretches[place - 1].units if place else ()
             self._gather(stretch.units)
             ahead = self._size_of_gathering(before) if self.layout.pipeline == 1 else 0
-            again = self._recomputes(stretch)
-            recomputed = max(stretch.footprint.forward_peak_bytes, stretch.footprint.kept_bytes) if again else 0
+            self._note(ahead * (1 + self.by_gloo))
             gradient = sum(unit.gradient_bytes for unit in (*stretch.units, stretch.rest))
-            new = 0 if self._has_gradients(stretch) else gradient
-            during = stretch.footprint.backward_peak_bytes - gradient
-            self._note(ahead + max(recomputed, (stretch.footprint.kept_bytes if again else 0) + during + max(new, 0)))
+            new = 0 if id(stretch) in self._begun else gradient
+            during = stretch.footprint.backward_peak_bytes - gradient + new
+            self._note(ahead + max(self._forward_again(stretch), self._kept_again(stretch) + during))
             self.kept -= self._kept(stretch, following)
             self.gradients += new
             self._reduce(stretch, is_last)
@@ -172,30 +173,36 @@ class _Walk:
     def _recomputes(self, stretch: Stretch) -> bool:
         return self.layout.recompute and stretch.is_unit
 
-    def _has_gradients(self, stretch: Stretch) -> bool:
-        return id(stretch) in self._begun
+    def _forward_again(self, stretch: Stretch) -> int:
+        return stretch.footprint.forward_peak_bytes if self._recomputes(stretch) else 0
+
+    def _kept_again(self, stretch: Stretch) -> int:
+        """Of the forward pass that is done again: all that it keeps, an output that is there already among it."""
+        if not self._recomputes(stretch):
+            return 0
+        return stretch.footprint.kept_bytes + stretch.footprint.output_bytes * stretch.footprint.keeps_output
 
     def _gather(self, units: Sequence[Unit]) -> None:
         """Make units whole: all parts in one buffer, then each weight; the buffer stays until the next gathering."""
-        if self.shards == 1:
+        if not self.by_units:
             return
         for unit in units:
             if id(unit) in self._whole:
                 continue
             buffer = unit.shard_bytes(self.shards) * self.shards
-            self._note(self._carrying + buffer)
+            self._note(buffer * (1 + self.by_gloo))
             self._carrying = buffer
             self.gathered += unit.num_bytes
             self._whole.add(id(unit))
             self._note(self._carrying)
 
     def _size_of_gathering(self, units: Sequence[Unit]) -> int:
-        if self.shards == 1:
+        if not self.by_units or all(id(unit) in self._whole for unit in units):
             return 0
         return sum(unit.shard_bytes(self.shards) * self.shards for unit in units)
 
     def _let_go(self, units: Sequence[Unit]) -> None:
-        if self.layout.pipeline > 1:  # there units stay whole until the step's last backward pass
+        if self.layout.pipeline > 1 or self.shards == 1:  # then units stay whole until their last backward pass
             return
         for unit in units:
             if id(unit) in self._whole:
@@ -215,9 +222,9 @@ class _Walk:
             self._begun.add(id(stretch))
             return
         for unit in (*stretch.units, stretch.rest):
-            whole, part = unit.gradient_bytes, unit.shard_bytes(self.shards)
+            whole = unit.gradient_bytes
             self._note(whole)
-            self.gradients += part - whole
+            self.gradients += sum(w.shard_bytes(self.shards) for w in unit.weights if w.is_trained) - whole
             self._carrying = whole
         self._begun.discard(id(stretch))
 
