@@ -21,6 +21,11 @@ class ImageGenerator(Published):
         assert isinstance(self.spec.workload, GanSpec)
         return self.spec.workload
 
+    @property
+    def golden(self) -> tuple[int, int]:
+        """The seed whose images in training are known, and how many of them."""
+        return self._content.golden.column("seed")[0].as_py(), self._content.golden.num_rows
+
     def pixels(self, seed: int, num_images: int) -> Tensor:
         """The first images of a seed, from 0 to 1 [num_images, channels * height * width]."""
         return made_of(self.workload, self._content.model, seed, num_images)

@@ -93,5 +93,7 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
 
 
 def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
-    """Those of `questions` that have one answer: all."""
-    return questions(spec, storage)[1:]
+    """The images of the golden seed."""
+    registry = Registry(storage, spec.name)
+    seed, num_images = ImageGenerator.load(registry, registry.resolve(spec.serving.version)).golden
+    return [Question("golden images", "/generate", {"seed": seed, "num_images": num_images})]

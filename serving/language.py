@@ -212,8 +212,18 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
 
 
 def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
-    """Those of `questions` that have one answer: all."""
-    return questions(spec, storage)[1:]
+    """How each golden prompt goes on, as far as a context reaches, always with the likeliest token."""
+    registry = Registry(storage, spec.name)
+    model = LanguageModel.load(registry, registry.resolve(spec.serving.version))
+    asked = [
+        (prompt, min(num_tokens, model.room_after(model.tokens_of(prompt)))) for prompt, num_tokens in model.golden
+    ]
+    greedy = {"model": spec.name, "temperature": 0}
+    return [
+        Question(f"golden prompt {number}", "/v1/completions", {**greedy, "prompt": prompt, "max_tokens": room})
+        for number, (prompt, room) in enumerate(asked)
+        if room > 0
+    ]
 
 
 def _usage(prompts: Sequence[Sequence[int]], texts: Any) -> Usage:

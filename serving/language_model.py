@@ -36,6 +36,11 @@ class LanguageModel(Published):
         """Tokens of a text that the model reads, the one that begins a document among them."""
         return self._workload.context_length
 
+    @property
+    def golden(self) -> list[tuple[str, int]]:
+        """Prompts, each with how many tokens of what followed in training are known."""
+        return [(row["prompt"], len(row["continuation"])) for row in self._content.golden.to_pylist()]
+
     def tokens_of(self, text: str) -> list[int]:
         """The beginning of a document as tokens."""
         return encoded(self._workload, text, self._content.transform)

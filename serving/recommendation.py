@@ -65,6 +65,12 @@ class Recommendations(Published):
         """The user with the most training rows."""
         return str(self._content.transform.step("user").state().column("value")[0])
 
+    @property
+    def golden_users(self) -> list[str]:
+        """Those whose answers in training are known."""
+        users: list[str] = self._content.golden.column("user_id").to_pylist()
+        return users
+
     def knows(self, user_id: str) -> bool:
         """Whether training has seen the user."""
         return self._index("user", user_id) != UNKNOWN

@@ -18,6 +18,7 @@ from ray import serve
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
+from jobs.workloads.ranking import K
 from serving.ask import Question
 from serving.endpoint import Body, Health, as_text, endpoint, serving_version
 from serving.feedback import Event, FeedbackLog
@@ -154,5 +155,9 @@ def questions(spec: RingSpec, storage: Storage) -> Sequence[Question]:
 
 
 def golden(spec: RingSpec, storage: Storage) -> Sequence[Question]:
-    """Those of `questions` that have one answer: all."""
-    return questions(spec, storage)[1:]
+    """Each golden user by itself, a stranger among them."""
+    registry = Registry(storage, spec.name)
+    users = Recommendations.load(registry, registry.resolve(spec.serving.version)).golden_users
+    return [
+        Question(f"golden user {number}", "/recommend", {"user_id": user, "k": K}) for number, user in enumerate(users)
+    ]

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from cluster.registry import Registry
+from jobs.workloads.gan import NUM_GOLDEN_IMAGES
 from serving.image_generator import ImageGenerator
-from serving.images import MAX_IMAGES, build, questions, web
+from serving.images import MAX_IMAGES, build, golden, questions, web
 from tests.serving.pictures import Pictures
 
 Send = Callable[..., httpx.Response]
@@ -75,4 +76,6 @@ def test_the_questions_are_answered(pictures: Pictures, ask: Send) -> None:
     health, *others = questions(pictures.spec, pictures.storage)
     assert ask("GET", health.path).status_code == 200
     assert [len(ask("POST", other.path, json=other.body).json()["images"]) for other in others] == [1, 4]
+    (asked,) = golden(pictures.spec, pictures.storage)
+    assert len(ask("POST", asked.path, json=asked.body).json()["images"]) == NUM_GOLDEN_IMAGES
     assert build(pictures.spec, pictures.storage) is not None

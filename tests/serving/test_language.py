@@ -16,7 +16,7 @@ from cluster.storage import Storage
 from jobs.spec import CHAT_TEMPLATE, RingSpec
 from serving.app import deploy, remove, stop_if_idle
 from serving.ask import ask
-from serving.language import questions, web
+from serving.language import golden, questions, web
 from serving.language_model import LanguageModel
 from tests.serving.texts import CONTEXT_LENGTH, LINE
 
@@ -120,6 +120,17 @@ def test_models_lists_the_one_that_answers(call: Callable[[Call], Any]) -> None:
     (model,) = call(lambda client: client.models.list()).data
     assert (model.id, model.owned_by) == ("texts", "rayline")
     assert model.created > 1_700_000_000
+
+
+def test_parity_asks_every_golden_prompt_that_leaves_room(
+    language_model: LanguageModel, published_texts: tuple[Storage, RingSpec, str], texts: FastAPI, to: Any
+) -> None:
+    storage, spec, _ = published_texts
+    asked = golden(spec, storage)
+    room = {prompt: language_model.room_after(language_model.tokens_of(prompt)) for prompt, _ in language_model.golden}
+    assert [each.body["prompt"] for each in asked if each.body] == [prompt for prompt in room if room[prompt] > 0]
+    answers = [to(texts, "POST", each.path, json=each.body) for each in asked]
+    assert {answer.status_code for answer in answers} == {200}
 
 
 def test_what_does_not_fit_into_the_context_is_refused_with_both_numbers(call: Callable[[Call], Any]) -> None:

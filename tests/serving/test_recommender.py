@@ -7,8 +7,10 @@ import httpx
 import pytest
 
 from cluster.errors import RegistryError
+from cluster.registry import Registry
 from cluster.storage import Storage
-from serving.recommender import build, questions
+from serving.recommendation import Recommendations
+from serving.recommender import build, golden, questions
 
 Send = Callable[..., httpx.Response]
 ProblemIn = Callable[[httpx.Response, int], dict[str, Any]]
@@ -232,6 +234,14 @@ def test_the_questions_ask_of_a_known_and_an_unknown_user(send: Send, published:
     ]
     assert answers[0]["status"] == "ok"
     assert [answer["cold_start"] for answer in answers[1:]] == [False, True]
+
+
+def test_parity_asks_every_golden_user(send: Send, published: Any) -> None:
+    users = Recommendations.load(Registry(published.storage, published.spec.name), published.version).golden_users
+    asked = golden(published.spec, published.storage)
+    answers = [send("POST", question.path, json=question.body).json() for question in asked]
+    assert [answer["user_id"] for answer in answers] == users
+    assert {answer["cold_start"] for answer in answers} == {False, True}
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(send: Callable[..., httpx.Response]) -> None:
