@@ -1,16 +1,17 @@
 """Footprint: what a stretch of a model does to some rows and holds meanwhile, found out without a device.
 
 The stretch runs forward and backward on torch's fake tensors, which have shapes and storages but no numbers. What is
-counted is what it would do: operations, bytes that move, messages to peers, and the bytes that are alive at each moment,
-since autograd keeps and frees fake tensors as it does real ones. Kernels are those of the CPU, whose attention keeps as
+counted is what it would do: operations, bytes that move, messages to peers, and the bytes that are alive at each
+moment, since autograd keeps and frees fake tensors as it does real ones. Kernels are those of the CPU, whose attention keeps as
 little as that of a GPU does (Dao et al., 2022, FlashAttention).
 """
 
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,31 +28,46 @@ VIEWS = frozenset(
 """Operators that move nothing."""
 
 
+Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
+
+
 @dataclass(frozen=True)
 class Message:
     """What a worker and its peers on an axis tell each other at once."""
 
-    kind: str
-    """`all_reduce`, `all_gather`, `reduce_scatter` or `send`."""
+    kind: Kind
     axis: str
     bytes: int
     """Of the whole tensor: what is reduced, what all gather, or what is sent."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
-    """What is done, in no order."""
+    """What is done, kernel by kernel, views and messages apart."""
+
+    names: tuple[str, ...]
+    """Of the kernels."""
+    flops: np.ndarray
+    """Floating point operations of each [kernels], float64."""
+    moved: np.ndarray
+    """Bytes that each reads and writes [kernels], float64."""
+    num_views: int
+    """Operators that only name a part of a tensor."""
+    messages: tuple[Message, ...]
+
+
+@dataclass
+class _Notes:
+    """Work that is being written down."""
 
     ops: list[tuple[str, float, float]] = field(default_factory=list)
-    """Of each kernel its name, floating point operations, and bytes that it reads and writes."""
     num_views: int = 0
-    """Operators that only name a part of a tensor."""
     messages: list[Message] = field(default_factory=list)
 
-    @property
-    def flops(self) -> float:
-        """Of all kernels."""
-        return sum(flops for _, flops, _ in self.ops)
+    def work(self) -> Work:
+        names = tuple(name for name, _, _ in self.ops)
+        flops, moved = (np.array([op[place] for op in self.ops], np.float64) for place in (1, 2))
+        return Work(names, flops, moved, self.num_views, tuple(self.messages))
 
 
 @dataclass(frozen=True)
@@ -76,28 +92,31 @@ class Recorder(FakeTensorMode):
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.work = Work()
+        self.notes = _Notes()
         self.live_bytes = self.peak_bytes = 0
         self._is_inside = False
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    def begin(self) -> Work:
-        """Count anew, from what lives now as 0; returns what the work goes into from now on."""
-        self.work, self.live_bytes, self.peak_bytes = Work(), 0, 0
-        return self.work
+    def begin(self) -> None:
+        """Count anew, from what lives now as 0."""
+        self.notes, self.live_bytes, self.peak_bytes = _Notes(), 0, 0
+
+    def tell(self, message: Message) -> None:
+        """Note a message that would be sent here."""
+        self.notes.messages.append(message)
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for every operator."""
         if self._is_inside:  # an operator that torch takes apart to learn its shapes
-            return super().dispatch(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+            return super().dispatch(func, types, args, kwargs)
         self._is_inside = True
         try:
-            made = super().dispatch(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+            made = super().dispatch(func, types, args, kwargs)
         finally:
             self._is_inside = False
         name = func._schema.name.partition("::")[2] if hasattr(func, "_schema") else ""
         if name in VIEWS:
-            self.work.num_views += 1
+            self.notes.num_views += 1
             return made
         outputs = [each for each in tree_leaves(made) if isinstance(each, Tensor)]
         if outputs:
@@ -109,7 +128,7 @@ class Recorder(FakeTensorMode):
         moved = sum(each.numel() * each.element_size() for each in (*inputs, *outputs))
         counted = flop_registry.get(func._overloadpacket)
         flops = float(counted(*args, **kwargs, out_val=made)) if counted else 0.0
-        self.work.ops.append((name, flops, float(moved)))
+        self.notes.ops.append((name, flops, float(moved)))
         for each in outputs:
             self._note(each)
 
@@ -185,7 +204,7 @@ def footprint_of(
         anchor = torch.empty((), requires_grad=True)
         hidden = None if given is None else _Begin.apply(anchor, given.sizes, given.dtype)
         came_in = None if hidden is None else _name(hidden)
-        forward = recorder.begin()
+        recorder.begin()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = stretch(hidden, batch)
             hidden = None
@@ -198,9 +217,10 @@ def footprint_of(
         keeps_output = of_output in saved
         end = _End.apply(output)
         output = None  # type: ignore[assignment]
-        backward = recorder.begin()
+        forward = recorder.notes.work()
+        recorder.begin()
         end.backward()
-        backward_peak = recorder.peak_bytes
+        backward_peak, backward = recorder.peak_bytes, recorder.notes.work()
         weights.zero_grad(set_to_none=True)
     return Footprint(
         forward=forward,

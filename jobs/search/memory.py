@@ -5,13 +5,14 @@ forward passes keep until their backward pass, gradients, what is on its way to 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from cluster.layout import Layout
 from jobs.parallel.mesh import sharding_axis
 from jobs.parallel.pipeline import links_of, num_stages, stages_of
 from jobs.search.pipeline_order import Action, orders
-from jobs.search.stretches import LOSS, Stretch, Unit, Weight
+from jobs.search.stretches import LOSS, Stretch, Weight
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Memory:
         """All together."""
         return self.weights + self.optimizer + self.gradients + self.activations + self.messages
 
+    def line(self) -> str:
+        """The parts in GiB, those that are something."""
+        parts = {name: size / 2**30 for name, size in vars(self).items()}
+        return ", ".join(f"{name} {size:.2g}" for name, size in parts.items() if size >= 0.005) or "next to nothing"
+
 
 def num_shards(layout: Layout) -> int:
     """Into how many parts data parallelism cuts each weight."""
@@ -72,6 +78,26 @@ def memory_of(layout: Layout, stretches: Sequence[Stretch], optimizer_of: Optimi
     return max(walks, key=lambda memory: memory.total)
 
 
+def least_memory_of(layout: Layout, weights: Sequence[Sequence[Weight]], optimizer_of: OptimizerOf) -> Memory:
+    """What weights, gradients and the optimizer of the fullest worker take, whatever the rows.
+
+    Args:
+        weights: of each link, as a worker of the layout's tensor group has them.
+    """
+    shards, found = num_shards(layout), []
+    for place in range(layout.pipeline):
+        stages = stages_of(layout, place) if layout.pipeline > 1 else [0]
+        numbers = [str(number) for number in range(len(weights))]
+        own = [int(number) for stage in stages for number in links_of(numbers, num_stages(layout), stage)]
+        held = [weight for number in own for weight in weights[number]]
+        trained = [weight for weight in held if weight.is_trained]
+        optimizer = optimizer_of([_shard_shape(weight, shards) for weight in trained])
+        gradients = sum(weight.shard_bytes(shards) for weight in trained)
+        own_bytes = sum(weight.shard_bytes(shards) for weight in held)
+        found.append(Memory(own_bytes, optimizer.state_bytes, gradients, 0, 0))
+    return max(found, key=lambda memory: memory.total)
+
+
 def parted_by_stage(layout: Layout, stretches: Sequence[Stretch]) -> list[list[Stretch]]:
     """The stretches of each stage; the loss is the last one's."""
     if layout.pipeline == 1:
@@ -85,93 +111,131 @@ def parted_by_stage(layout: Layout, stretches: Sequence[Stretch]) -> list[list[S
     return stages
 
 
-@dataclass
+class _Lives(NamedTuple):
+    """Bytes that live at a moment, beside what lives all the time."""
+
+    activations: int = 0
+    gradients: int = 0
+    messages: int = 0
+    """Weights that are whole for the moment, and what carries messages."""
+
+    def plus(self, other: "_Lives") -> "_Lives":
+        """Both together."""
+        return _Lives(*(own + its for own, its in zip(self, other, strict=True)))
+
+    def minus(self, other: "_Lives") -> "_Lives":
+        """What is more than the other."""
+        return _Lives(*(own - its for own, its in zip(self, other, strict=True)))
+
+
+class _Held(NamedTuple):
+    """What else an action's memory depends on."""
+
+    carrying: int = 0
+    """Bytes that the last gathering or reduction still holds."""
+    whole: frozenset[str] = frozenset()
+    """Links whose units are gathered."""
+    begun: frozenset[str] = frozenset()
+    """Links whose gradients are there and not reduced."""
+
+
 class _Walk:
     """One worker's step, and what lives meanwhile."""
 
-    layout: Layout
-    held: list[list[Stretch]]
-    """The stretches of every stage."""
-    stages: list[int]
-    """The worker's own."""
-    optimizer_of: OptimizerOf
-    by_gloo: bool
-    kept: int = 0
-    """Activations."""
-    gradients: int = 0
-    gathered: int = 0
-    """Weights that are whole for the moment, beyond the worker's own part, and what carries messages."""
-    worst: Memory | None = None
-    _whole: set[int] = field(default_factory=set)
-    """Units, by id, that are gathered."""
-    _begun: set[int] = field(default_factory=set)
-    """Units, by id, whose gradients are there and not reduced."""
-    _carrying: int = 0
-    """What the last gathering or reduction still holds."""
-
-    def __post_init__(self) -> None:
-        self.shards = num_shards(self.layout)
-        self.by_units = is_by_units(self.layout)
-        own = [stretch for stage in self.stages for stretch in self.held[stage]]
-        weights = [weight for stretch in own for weight in stretch.weights]
-        self.weights = sum(weight.shard_bytes(self.shards) for weight in weights)
-        self.trained = [weight for weight in weights if weight.is_trained]
-        self.own_gradients = sum(weight.shard_bytes(self.shards) for weight in self.trained)
-        self.optimizer = self.optimizer_of([_shard_shape(weight, self.shards) for weight in self.trained])
-        is_ddp = self.layout.replicate > 1 and not self.by_units
-        self.buckets = self.own_gradients if is_ddp else 0
-        self.received = self._received()
+    def __init__(
+        self,
+        layout: Layout,
+        held: Sequence[Sequence[Stretch]],
+        stages: Sequence[int],
+        optimizer_of: OptimizerOf,
+        by_gloo: bool,
+    ) -> None:
+        """Args:
+        held: the stretches of every stage.
+        stages: the worker's own.
+        """
+        self._layout, self._stretches, self._by_gloo = layout, held, by_gloo
+        self._shards, self._by_units = num_shards(layout), is_by_units(layout)
+        weights = [weight for stage in stages for stretch in held[stage] for weight in stretch.weights]
+        trained = [weight for weight in weights if weight.is_trained]
+        self._weights = sum(weight.shard_bytes(self._shards) for weight in weights)
+        self._gradients = sum(weight.shard_bytes(self._shards) for weight in trained)
+        self._optimizer = optimizer_of([_shard_shape(weight, self._shards) for weight in trained])
+        buckets = self._gradients if layout.replicate > 1 and not self._by_units else 0
+        self._always = _Lives(messages=buckets + self._received(stages))
+        self._done: dict[tuple[Any, ...], tuple[_Lives, _Lives, _Held]] = {}
+        self._lives, self._held, self._peak = _Lives(), _Held(), _Lives()
 
     def walk(self, order: Sequence[Action]) -> Memory:
         """Through the step's actions, then the optimizer's."""
         last = {action.stage: number for number, action in enumerate(order) if _frees(action)}
+        lives, held, worst = _Lives(), _Held(), _Lives()
         for number, action in enumerate(order):
-            stretches = self.held[action.stage]
-            if action.part == "forward":
-                self._forward(stretches)
-            elif _frees(action):
-                self._backward(stretches, is_last=last[action.stage] == number)
-            else:
-                self._note(stretches[-1].footprint.backward_peak_bytes)
-        self.gathered = self._carrying = 0
-        self.gradients = self.own_gradients
-        self._note(self.optimizer.moving_bytes)
-        assert self.worst is not None
-        return self.worst
+            change, peak, held = self._change(action, last.get(action.stage) == number, held)
+            worst = max(worst, lives.plus(peak), key=sum)
+            lives = lives.plus(change)
+        moving = _Lives(self._optimizer.moving_bytes, self._gradients, 0)
+        worst = max(worst, moving, key=sum).plus(self._always)
+        return Memory(self._weights, self._optimizer.state_bytes, worst.gradients, worst.activations, worst.messages)
+
+    def _change(self, action: Action, is_last: bool, held: _Held) -> tuple[_Lives, _Lives, _Held]:
+        """What lives more after an action, at its worst, and what it leaves; the same whenever it begins alike."""
+        key = (action.part, action.stage, is_last, held)
+        if key not in self._done:
+            self._lives, self._held, self._peak = _Lives(), held, _Lives()
+            self._do(action, is_last)
+            self._done[key] = self._lives, self._peak, self._held
+        return self._done[key]
+
+    def _do(self, action: Action, is_last: bool) -> None:
+        stretches = self._stretches[action.stage]
+        if action.part == "forward":
+            self._forward(stretches)
+        elif _frees(action):
+            self._backward(stretches, is_last)
+        else:
+            self._note(stretches[-1].footprint.backward_peak_bytes)
 
     def _forward(self, stretches: Sequence[Stretch]) -> None:
         for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
-            self._gather(stretch.units)
+            self._gather(stretch)
             self._note(stretch.footprint.forward_peak_bytes)
-            self._let_go(stretch.units)
-            self.kept += self._kept(stretch, following)
-        if stretches[-1].name != LOSS:
-            self.kept += stretches[-1].footprint.output_bytes * (not _keeps_output(stretches[-1], None))
+            if self._layout.pipeline == 1 and self._shards > 1:  # else it stays until the last backward pass
+                self._let_go(stretch)
+            self._live(activations=self._kept(stretch, following))
+        self._live(activations=self._sent(stretches))
 
     def _backward(self, stretches: Sequence[Stretch], is_last: bool) -> None:
-        if stretches[-1].name != LOSS:
-            self.kept -= stretches[-1].footprint.output_bytes * (not _keeps_output(stretches[-1], None))
-        pairs = list(zip(stretches, [*stretches[1:], None], strict=True))
-        for place, (stretch, following) in reversed(list(enumerate(pairs))):
-            before = stretches[place - 1].units if place else ()
-            self._gather(stretch.units)
-            ahead = self._size_of_gathering(before) if self.layout.pipeline == 1 else 0
-            self._note(ahead * (1 + self.by_gloo))
+        self._live(activations=-self._sent(stretches))
+        for place in reversed(range(len(stretches))):
+            stretch = stretches[place]
+            following = stretches[place + 1] if place + 1 < len(stretches) else None
+            self._gather(stretch)
+            ahead = self._size_of_gathering(stretches[place - 1]) if place and self._layout.pipeline == 1 else 0
+            self._note(ahead * (1 + self._by_gloo))
             gradient = sum(unit.gradient_bytes for unit in (*stretch.units, stretch.rest))
-            new = 0 if id(stretch) in self._begun else gradient
+            new = 0 if stretch.name in self._held.begun else gradient
             during = stretch.footprint.backward_peak_bytes - gradient + new
             self._note(ahead + max(self._forward_again(stretch), self._kept_again(stretch) + during))
-            self.kept -= self._kept(stretch, following)
-            self.gradients += new
+            self._live(activations=-self._kept(stretch, following), gradients=new)
             self._reduce(stretch, is_last)
+
+    def _sent(self, stretches: Sequence[Stretch]) -> int:
+        """What a stage keeps of its output until its backward pass, where nothing in it does."""
+        end = stretches[-1]
+        return 0 if end.name == LOSS or end.footprint.keeps_output else end.footprint.output_bytes
 
     def _kept(self, stretch: Stretch, following: Stretch | None) -> int:
         """What its forward pass leaves, its output among that where somebody keeps it."""
-        inside = 0 if self._recomputes(stretch) else stretch.footprint.kept_bytes
-        return inside + stretch.footprint.output_bytes * _keeps_output(stretch, following, self._recomputes)
+        again = self._recomputes(stretch)
+        is_kept = stretch.footprint.keeps_output and not again
+        if following is not None:
+            is_kept |= following.footprint.keeps_input or self._recomputes(following)
+        inside = 0 if again else stretch.footprint.kept_bytes
+        return inside + stretch.footprint.output_bytes * is_kept
 
     def _recomputes(self, stretch: Stretch) -> bool:
-        return self.layout.recompute and stretch.is_unit
+        return self._layout.recompute and stretch.is_unit
 
     def _forward_again(self, stretch: Stretch) -> int:
         return stretch.footprint.forward_peak_bytes if self._recomputes(stretch) else 0
@@ -182,77 +246,62 @@ class _Walk:
             return 0
         return stretch.footprint.kept_bytes + stretch.footprint.output_bytes * stretch.footprint.keeps_output
 
-    def _gather(self, units: Sequence[Unit]) -> None:
+    def _gather(self, stretch: Stretch) -> None:
         """Make units whole: all parts in one buffer, then each weight; the buffer stays until the next gathering."""
-        if not self.by_units:
+        if not self._by_units or stretch.name in self._held.whole:
             return
-        for unit in units:
-            if id(unit) in self._whole:
-                continue
-            buffer = unit.shard_bytes(self.shards) * self.shards
-            self._note(buffer * (1 + self.by_gloo))
-            self._carrying = buffer
-            self.gathered += unit.num_bytes
-            self._whole.add(id(unit))
-            self._note(self._carrying)
+        for unit in stretch.units:
+            buffer = unit.shard_bytes(self._shards) * self._shards
+            self._note(buffer * (1 + self._by_gloo))
+            self._carry(buffer)
+            self._live(messages=unit.num_bytes)
+            self._note(0)
+        self._held = self._held._replace(whole=self._held.whole | {stretch.name})
 
-    def _size_of_gathering(self, units: Sequence[Unit]) -> int:
-        if not self.by_units or all(id(unit) in self._whole for unit in units):
+    def _size_of_gathering(self, stretch: Stretch) -> int:
+        if not self._by_units or stretch.name in self._held.whole:
             return 0
-        return sum(unit.shard_bytes(self.shards) * self.shards for unit in units)
+        return sum(unit.shard_bytes(self._shards) * self._shards for unit in stretch.units)
 
-    def _let_go(self, units: Sequence[Unit]) -> None:
-        if self.layout.pipeline > 1 or self.shards == 1:  # then units stay whole until their last backward pass
-            return
-        for unit in units:
-            if id(unit) in self._whole:
-                self._whole.remove(id(unit))
-                self.gathered -= unit.num_bytes
+    def _let_go(self, stretch: Stretch) -> None:
+        if stretch.name in self._held.whole:
+            self._held = self._held._replace(whole=self._held.whole - {stretch.name})
+            self._live(messages=-sum(unit.num_bytes for unit in stretch.units))
 
     def _reduce(self, stretch: Stretch, is_last: bool) -> None:
-        if not self.by_units:
-            self._begun.add(id(stretch))
-            return
-        if self.layout.pipeline == 1 or is_last:
-            for unit in stretch.units:
-                if id(unit) in self._whole:
-                    self._whole.remove(id(unit))
-                    self.gathered -= unit.num_bytes
-        if not is_last:
-            self._begun.add(id(stretch))
+        """Let gradients become the worker's own part, where all are there; else remember that they are not."""
+        if self._by_units and (self._layout.pipeline == 1 or is_last):
+            self._let_go(stretch)
+        if not (self._by_units and is_last):
+            self._held = self._held._replace(begun=self._held.begun | {stretch.name})
             return
         for unit in (*stretch.units, stretch.rest):
-            whole = unit.gradient_bytes
-            self._note(whole)
-            self.gradients += sum(w.shard_bytes(self.shards) for w in unit.weights if w.is_trained) - whole
-            self._carrying = whole
-        self._begun.discard(id(stretch))
+            self._note(unit.gradient_bytes)
+            own = sum(weight.shard_bytes(self._shards) for weight in unit.weights if weight.is_trained)
+            self._live(gradients=own - unit.gradient_bytes)
+            self._carry(unit.gradient_bytes)
+        self._held = self._held._replace(begun=self._held.begun - {stretch.name})
 
-    def _received(self) -> int:
+    def _received(self, stages: Sequence[int]) -> int:
         """Buffers of a pipeline for what comes from the stages before and after, one for each micro-batch."""
-        if self.layout.pipeline == 1:
+        if self._layout.pipeline == 1:
             return 0
         size = 0
-        for stage in self.stages:
-            if stage > 0:
-                size += self.held[stage][0].input_bytes
-            if stage + 1 < len(self.held):
-                size += self.held[stage][-1].footprint.output_bytes
-        return size * self.layout.micro_batches
+        for stage in stages:
+            size += self._stretches[stage][0].input_bytes if stage else 0
+            size += self._stretches[stage][-1].footprint.output_bytes if stage + 1 < len(self._stretches) else 0
+        return size * self._layout.micro_batches
+
+    def _carry(self, size: int) -> None:
+        self._live(messages=size - self._held.carrying)
+        self._held = self._held._replace(carrying=size)
+
+    def _live(self, activations: int = 0, gradients: int = 0, messages: int = 0) -> None:
+        self._lives = self._lives.plus(_Lives(activations, gradients, messages))
 
     def _note(self, more: int) -> None:
-        messages = self.gathered + self._carrying + self.buckets + self.received
-        now = Memory(self.weights, self.optimizer.state_bytes, self.gradients, self.kept + more, messages)
-        if self.worst is None or now.total > self.worst.total:
-            self.worst = now
-
-
-def _keeps_output(
-    stretch: Stretch, following: Stretch | None, recomputes: Callable[[Stretch], bool] = lambda _: False
-) -> bool:
-    if stretch.footprint.keeps_output and not recomputes(stretch):
-        return True
-    return following is not None and (following.footprint.keeps_input or recomputes(following))
+        """A moment at which so much lives besides."""
+        self._peak = max(self._peak, self._lives._replace(activations=self._lives.activations + more), key=sum)
 
 
 def _frees(action: Action) -> bool:

@@ -1,6 +1,6 @@
 """In which order each worker of a pipeline runs its stages forward and backward, as PyTorch's schedules decide it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -27,7 +27,11 @@ def orders(layout: Layout) -> list[list[Action]]:
     if layout.pipeline == 1:
         return [_in_turn(0, layout.accumulation, num_ahead=1)]
     once = _single(layout) if layout.schedule in ONE_STAGE_A_WORKER else _several(layout)
-    return [actions * layout.accumulation for actions in once]
+    passes = range(0, layout.accumulation * layout.micro_batches, layout.micro_batches)
+    return [
+        [replace(action, micro_batch=action.micro_batch + first) for first in passes for action in actions]
+        for actions in once
+    ]
 
 
 def _single(layout: Layout) -> list[list[Action]]:

@@ -24,19 +24,15 @@ def localise(link: nn.Module, name: str, layout: Layout, partition: Partition, r
     Args:
         name: of the link in the model, which the partition's patterns speak of; empty for the whole model.
     """
-
-    def note(message: Message) -> None:
-        recorder.work.messages.append(message)
-
     if layout.context > 1 and partition.attention:
         for path, attend in list(_matching(link, name, partition.attention)):
-            replace(link, path, _GatheringStandIn(attend, layout.context, note))
+            replace(link, path, _GatheringStandIn(attend, layout.context, recorder.tell))
     if layout.tensor == 1:
         return
     for path, module in list(link.named_modules()):
         for pattern, role in partition.tensor.items():
             if matches(_joined(name, path), pattern):
-                _split(link, path, module, role, layout, note)
+                _split(link, path, module, role, layout, recorder.tell)
 
 
 def _joined(name: str, path: str) -> str:
@@ -52,7 +48,9 @@ def _split(link: nn.Module, path: str, module: nn.Module, role: str, layout: Lay
     if role in ("column", "head", "row") and isinstance(module, nn.Linear):
         replace(link, path, LinearStandIn(module, role, size, by_sequence, note))
     elif by_sequence and role == "block":
-        module.register_forward_pre_hook(lambda _, given: (_Gather.apply(given[0], 1, size, "tensor", note), *given[1:]))
+        module.register_forward_pre_hook(
+            lambda _, given: (_Gather.apply(given[0], 1, size, "tensor", note), *given[1:])
+        )
     elif by_sequence and role == "embedding":
         module.register_forward_hook(lambda _, given, output: output.chunk(size, 1)[0].clone())
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cluster.layout import Layout
-from jobs.parallel.mesh import sharding_axis
 from jobs.parallel.modules import matching
 from jobs.parallel.precision import lowered
 from jobs.search.footprint import Footprint, Recorder, Shape, footprint_of
-from jobs.search.stand_ins import localise
+from jobs.search.footprint_family import SPLIT, WHOLE, Family
+from jobs.search.stand_ins import LinearStandIn, localise
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import Partition
 
@@ -98,88 +98,146 @@ class Example:
     """What a step draws once for all rows."""
 
 
-@dataclass
 class Model:
-    """A model without numbers, and what parts it."""
+    """A model without numbers, link by link, as a worker of any layout has it."""
 
-    whole: nn.Module
-    partition: Partition
-    losses: Callable[[Any, Batch], Tensor]
-    """Outputs and batch -> the loss of each row [rows]."""
-    example: Example
-    recorder: Recorder
-    """In whose fake tensors `whole` is."""
-    _known: dict[Any, tuple[Footprint, Shape]] = field(default_factory=dict)
-    _links: dict[Any, nn.Module] = field(default_factory=dict)
+    def __init__(
+        self,
+        whole: nn.Module,
+        partition: Partition,
+        losses: Callable[[Any, Batch], Tensor],
+        example: Example,
+        recorder: Recorder,
+    ) -> None:
+        """Args:
+        losses: outputs and batch -> the loss of each row [rows].
+        recorder: in whose fake tensors `whole` is.
+        """
+        self._partition, self._losses, self._example, self._recorder = partition, losses, example, recorder
+        self._is_chain = isinstance(whole, Chain)
+        self._links = dict(whole.items()) if isinstance(whole, Chain) else {"": whole}
+        self._likenesses = {name: _likeness(link) for name, link in self._links.items()}
+        self._parts: dict[Any, _Part] = {}
+        self._families: dict[Any, list[Family]] = {}
+        self._stretches: dict[Any, list[Stretch]] = {}
 
-    def links(self) -> dict[str, nn.Module]:
-        """By name; "" is a model that is no chain."""
-        return dict(self.whole.items()) if isinstance(self.whole, Chain) else {"": self.whole}
+    def weights(self, layout: Layout) -> list[tuple[Weight, ...]]:
+        """Of each link, as a worker of the layout's tensor group has them."""
+        whole_sequences = layout.model_copy(update={"context": 1})
+        return [self._part(name, whole_sequences).weights for name in self._links]
 
     def stretches(self, layout: Layout, num_rows: int) -> list[Stretch]:
         """Each link and the loss, for so many rows that go through together."""
-        batch = self._batch(layout, num_rows)
+        key = (layout.tensor, layout.sequence_parallel, layout.precision, layout.context, num_rows)
+        if key not in self._stretches:
+            self._stretches[key] = self._made(layout, num_rows)
+        return self._stretches[key]
+
+    def _made(self, layout: Layout, num_rows: int) -> list[Stretch]:
+        footprints = self._footprints(layout, num_rows)
         found: list[Stretch] = []
+        size = 0
+        for name, footprint in zip(self._links, footprints, strict=False):
+            part = self._part(name, layout)
+            found.append(Stretch(name, footprint, size, part.units, part.rest, part.num_split, part.is_unit))
+            size = footprint.output_bytes
+        return [*found, Stretch(LOSS, footprints[-1], size, (), Unit(()), 0, False)]
+
+    def _footprints(self, layout: Layout, num_rows: int) -> list[Footprint]:
+        """Of each link and the loss: from those of few rows, or for just these where nothing follows from them."""
+        families = self._families_of(layout)
+        if families is None:
+            return self._taken(layout, num_rows)
+        mixed = {id(family): family.at(num_rows, layout.context) for family in families}
+        return [mixed[id(family)] for family in families]
+
+    def _families_of(self, layout: Layout) -> "list[Family] | None":
+        is_split = layout.context > 1
+        key = (layout.tensor, layout.sequence_parallel, layout.precision, is_split)
+        if key not in self._families:
+            self._families[key] = self._families_made(layout, is_split)
+        return self._families[key] or None
+
+    def _families_made(self, layout: Layout, is_split: bool) -> list[Family]:
+        """Of each link and the loss, alike ones once; none where they are not regular."""
+        if is_split and any(size % (4 * layout.tensor) for size in self._partition.sequence_divides.values()):
+            return []
+        points = SPLIT if is_split else WHOLE
+        taken = {point: self._taken(layout.model_copy(update={"context": point[1]}), point[0]) for point in points}
+        found: dict[int, Family] = {}
+        families = []
+        for place, first in enumerate(taken[points[0]]):
+            if id(first) not in found:
+                found[id(first)] = Family(lambda *point, place=place: taken[point][place], is_split)
+            families.append(found[id(first)])
+        return families if all(family.is_regular for family in found.values()) else []
+
+    def _taken(self, layout: Layout, num_rows: int) -> list[Footprint]:
+        """Of each link and the loss, run with so many fake rows; links alike share theirs."""
+        batch, known, found = self._batch(layout, num_rows), dict[Any, tuple[Footprint, Shape]](), list[Footprint]()
         shape: Shape | None = None
-        for name, whole in self.links().items():
-            link, weights = self._local(name, whole, layout)
-            call = _call_of(link, isinstance(self.whole, Chain))
-            footprint, going_out = self._footprint((name, _likeness(whole)), call, link, shape, batch, layout, num_rows)
-            found.append(_stretch(name, whole, link, weights, footprint, shape, self.partition, layout))
-            shape = going_out
-        footprint, _ = self._footprint((LOSS, LOSS), self._loss, nn.Identity(), shape, batch, layout, num_rows)
-        size = shape.num_bytes if shape else 0
-        return [*found, Stretch(LOSS, footprint, size, (), Unit(()), 0, False)]
+        for name in self._links:
+            key = (self._likenesses[name], shape)
+            if key not in known:
+                link = self._part(name, layout).link
+                known[key] = self._run(_call_of(link, self._is_chain), link, shape, batch, layout)
+            footprint, shape = known[key]
+            found.append(footprint)
+        return [*found, self._run(self._loss, nn.Identity(), shape, batch, layout)[0]]
 
-    def _loss(self, outputs: Tensor | None, batch: Mapping[str, Tensor]) -> Tensor:
-        return (self.losses(outputs, dict(batch)) * batch["weight"]).sum()
-
-    def _local(self, name: str, whole: nn.Module, layout: Layout) -> tuple[nn.Module, list[tuple[str, Weight]]]:
-        """The link as a worker has it, and its weights by path."""
-        key = (_likeness(whole), layout.tensor, layout.sequence_parallel, layout.context)
-        if key not in self._links:
-            with self.recorder:
-                link = _copied(whole)
-                localise(link, name, layout, self.partition, self.recorder)
-            self._links[key] = link
-        link = self._links[key]
-        full = {path: tuple(weight.shape) for path, weight in whole.named_parameters()}
-        return link, [
-            (path, Weight(tuple(w.shape), w.element_size(), w.requires_grad, tuple(w.shape) != full[path]))
-            for path, w in link.named_parameters()
-        ]
-
-    def _footprint(
+    def _run(
         self,
-        named: tuple[str, Any],
         call: Callable[[Tensor | None, Mapping[str, Tensor]], Tensor],
         link: nn.Module,
         given: Shape | None,
         batch: Batch,
         layout: Layout,
-        num_rows: int,
     ) -> tuple[Footprint, Shape]:
-        name, likeness = named
-        key = (likeness, given, num_rows, layout.tensor, layout.sequence_parallel, layout.context, layout.precision)
-        if key not in self._known:
+        def run(hidden: Tensor | None, rows: Mapping[str, Tensor]) -> Tensor:
+            with lowered(layout.precision, "cpu"):
+                return call(hidden, rows)
 
-            def run(hidden: Tensor | None, rows: Mapping[str, Tensor]) -> Tensor:
-                with lowered(layout.precision, "cpu"):
-                    return call(hidden, rows)
+        return footprint_of(self._recorder, run, link, given, batch)
 
-            self._known[key] = footprint_of(self.recorder, run, link, given, batch)
-        return self._known[key]
+    def _loss(self, outputs: Tensor | None, batch: Mapping[str, Tensor]) -> Tensor:
+        return (self._losses(outputs, dict(batch)) * batch["weight"]).sum()
+
+    def _part(self, name: str, layout: Layout) -> "_Part":
+        key = (self._likenesses[name], layout.tensor, layout.sequence_parallel, layout.context)
+        if key not in self._parts:
+            whole = self._links[name]
+            with self._recorder:
+                link = _copied(whole)
+                localise(link, name, layout, self._partition, self._recorder)
+            self._parts[key] = _part(name, whole, link, self._partition)
+        return self._parts[key]
 
     def _batch(self, layout: Layout, num_rows: int) -> Batch:
-        with self.recorder:
+        given = self._example
+        with self._recorder:
             rows = {}
-            for name, values in self.example.rows.items():
+            for name, values in given.rows.items():
                 shape = [num_rows, *values.shape[1:]]
-                if name in self.partition.sequence:
+                if name in self._partition.sequence:
                     shape[1] //= layout.context
                 rows[name] = torch.empty(shape, dtype=values.dtype)
-            drawn = {name: torch.empty(values.shape, dtype=values.dtype) for name, values in self.example.drawn.items()}
+            drawn = {name: torch.empty(values.shape, dtype=values.dtype) for name, values in given.drawn.items()}
             return {**rows, "weight": torch.empty(num_rows), "key": torch.empty(num_rows, dtype=torch.int64), **drawn}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A link as a worker has it."""
+
+    link: nn.Module
+    units: tuple[Unit, ...]
+    rest: Unit
+    num_split: int
+    is_unit: bool
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(weight for unit in (*self.units, self.rest) for weight in unit.weights)
 
 
 def _copied(link: nn.Module) -> nn.Module:
@@ -203,31 +261,19 @@ def _call_of(link: nn.Module, is_chain: bool) -> Callable[[Tensor | None, Mappin
     return lambda hidden, batch: link(batch)
 
 
-def _stretch(
-    name: str,
-    whole: nn.Module,
-    link: nn.Module,
-    weights: Sequence[tuple[str, Weight]],
-    footprint: Footprint,
-    given: Shape | None,
-    partition: Partition,
-    layout: Layout,
-) -> Stretch:
+def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition) -> _Part:
+    full = {path: tuple(weight.shape) for path, weight in whole.named_parameters()}
     inside = _units_inside(name, whole, partition.units)
     of_units: dict[str, list[Weight]] = {path: [] for path in inside}
     rest: list[Weight] = []
-    for path, weight in weights:
+    for path, values in link.named_parameters():
+        shape = tuple(values.shape)
+        weight = Weight(shape, values.element_size(), values.requires_grad, shape != full[path])
         unit = next((unit for unit in inside if unit == "" or path.startswith(f"{unit}.")), None)
         (rest if unit is None else of_units[unit]).append(weight)
-    return Stretch(
-        name,
-        footprint,
-        given.num_bytes if given else 0,
-        tuple(Unit(tuple(each)) for each in of_units.values()),
-        Unit(tuple(rest)),
-        sum(type(module).__name__ == "LinearStandIn" for module in link.modules()),
-        is_unit="" in inside,
-    )
+    num_split = sum(isinstance(module, LinearStandIn) for module in link.modules())
+    units = tuple(Unit(tuple(each)) for each in of_units.values())
+    return _Part(link, units, Unit(tuple(rest)), num_split, is_unit="" in inside)
 
 
 def _units_inside(name: str, link: nn.Module, patterns: Sequence[str]) -> list[str]:
