@@ -1,12 +1,13 @@
 """forecast: what each layout of some devices would take, in memory and in time, before any of them is rented."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.layout import Layout
+from jobs.parallel.pipeline import num_stages
 from jobs.search.device import Device
 from jobs.search.layouts import Refused, legal_layouts
-from jobs.search.memory import Memory, OptimizerOf, least_memory_of, memory_of
+from jobs.search.memory import Memory, OptimizerOf, kept_at_least, least_memory_of, memory_of, num_shards
 from jobs.search.stretches import Model
 from jobs.search.timing import StepTime, time_of
 from jobs.spec import RingSpec
@@ -61,6 +62,7 @@ class Forecaster:
 
     def __init__(self, spec: RingSpec, model: Model, optimizer_of: OptimizerOf, device: Device) -> None:
         self._spec, self._model, self._optimizer_of, self._device = spec, model, optimizer_of, device
+        self._least: dict[tuple[int, ...], Memory] = {}
 
     def rank(self, num_devices: int) -> Ranking:
         """Every layout of so many devices."""
@@ -77,15 +79,24 @@ class Forecaster:
 
     def forecast(self, layout: Layout) -> Forecast | Unfit:
         """Of one legal layout."""
-        least = least_memory_of(layout, self._model.weights(layout), self._optimizer_of)
+        least = self._least_of(layout)
         if least.total > self._room:
-            return self._unfit(layout, least, "before any activation ")
+            return self._unfit(layout, least, "at least, before any activation, ")
         rows = layout.num_replicas * layout.accumulation * layout.micro_batches
         stretches = self._model.stretches(layout, self._spec.train.batch_size // rows)
+        kept = replace(least, gradients=0, activations=kept_at_least(layout, stretches))
+        if kept.total > self._room:
+            return self._unfit(layout, kept, "at least, ")
         memory = memory_of(layout, stretches, self._optimizer_of, self._device.is_cpu)
         if memory.total > self._room:
             return self._unfit(layout, memory, "")
         return Forecast(layout, memory, time_of(layout, stretches, self._device))
+
+    def _least_of(self, layout: Layout) -> Memory:
+        key = (layout.tensor, layout.pipeline, num_stages(layout), num_shards(layout))
+        if key not in self._least:
+            self._least[key] = least_memory_of(layout, self._model.weights(layout), self._optimizer_of)
+        return self._least[key]
 
     @property
     def _room(self) -> int:
@@ -93,7 +104,7 @@ class Forecaster:
 
     def _unfit(self, layout: Layout, memory: Memory, when: str) -> Unfit:
         reason = (
-            f"takes {memory.total / 2**30:.1f} GiB a device {when}({memory.line()}), which has "
+            f"takes {when}{memory.total / 2**30:.1f} GiB a device ({memory.line()}), which has "
             f"{self._device.memory_gib:g}, {FILLED:.0%} of them to fill"
         )
         return Unfit(layout, reason, memory.total)

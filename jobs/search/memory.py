@@ -4,11 +4,13 @@ Each place of the pipeline is walked through one step, as torch walks it: weight
 forward passes keep until their backward pass, gradients, what is on its way to peers, and at last the optimizer.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
-from cluster.layout import Layout
+from cluster.layout import Layout, Schedule
 from jobs.parallel.mesh import sharding_axis
 from jobs.parallel.pipeline import links_of, num_stages, stages_of
 from jobs.search.pipeline_order import Action, orders
@@ -84,7 +86,8 @@ def least_memory_of(layout: Layout, weights: Sequence[Sequence[Weight]], optimiz
     Args:
         weights: of each link, as a worker of the layout's tensor group has them.
     """
-    shards, found = num_shards(layout), []
+    shards = num_shards(layout)
+    found = []
     for place in range(layout.pipeline):
         stages = stages_of(layout, place) if layout.pipeline > 1 else [0]
         numbers = [str(number) for number in range(len(weights))]
@@ -96,6 +99,44 @@ def least_memory_of(layout: Layout, weights: Sequence[Sequence[Weight]], optimiz
         own_bytes = sum(weight.shard_bytes(shards) for weight in held)
         found.append(Memory(own_bytes, optimizer.state_bytes, gradients, 0, 0))
     return max(found, key=lambda memory: memory.total)
+
+
+def kept_at_least(layout: Layout, stretches: Sequence[Stretch]) -> int:
+    """Bytes of activations that the first worker of the pipeline keeps at a time: a bound that costs no walk."""
+    held = parted_by_stage(layout, stretches)
+    kept = [sum(_kept_bytes(stage, layout.recompute)) for stage in held]
+    return max(
+        sum(count * kept[stage] for stage, count in counts)
+        for counts in _in_flight(layout.pipeline, layout.schedule, layout.micro_batches)
+    )
+
+
+def _kept_bytes(stretches: Sequence[Stretch], recompute: bool) -> list[int]:
+    """What the forward pass of each stretch leaves, its output among that where somebody keeps it."""
+    found = []
+    for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
+        again = recompute and stretch.is_unit
+        is_kept = stretch.footprint.keeps_output and not again
+        if following is not None:
+            is_kept |= following.footprint.keeps_input or (recompute and following.is_unit)
+        inside = 0 if again else stretch.footprint.kept_bytes
+        found.append(inside + stretch.footprint.output_bytes * is_kept)
+    return found
+
+
+@cache
+def _in_flight(pipeline: int, schedule: Schedule, micro_batches: int) -> frozenset[tuple[tuple[int, int], ...]]:
+    """How many micro-batches each stage of the first worker has under way, at each moment before a backward pass."""
+    counts: Counter[int] = Counter()
+    found = set()
+    order = orders(Layout(pipeline=pipeline, schedule=schedule, micro_batches=micro_batches))[0]
+    for action in order:
+        if action.part == "forward":
+            counts[action.stage] += 1
+        elif _frees(action):
+            found.add(tuple(sorted(counts.items())))
+            counts[action.stage] -= 1
+    return frozenset(found)
 
 
 def parted_by_stage(layout: Layout, stretches: Sequence[Stretch]) -> list[list[Stretch]]:
@@ -197,19 +238,19 @@ class _Walk:
             self._note(stretches[-1].footprint.backward_peak_bytes)
 
     def _forward(self, stretches: Sequence[Stretch]) -> None:
-        for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
+        for stretch, kept in zip(stretches, _kept_bytes(stretches, self._layout.recompute), strict=True):
             self._gather(stretch)
             self._note(stretch.footprint.forward_peak_bytes)
             if self._layout.pipeline == 1 and self._shards > 1:  # else it stays until the last backward pass
                 self._let_go(stretch)
-            self._live(activations=self._kept(stretch, following))
+            self._live(activations=kept)
         self._live(activations=self._sent(stretches))
 
     def _backward(self, stretches: Sequence[Stretch], is_last: bool) -> None:
         self._live(activations=-self._sent(stretches))
+        kept = _kept_bytes(stretches, self._layout.recompute)
         for place in reversed(range(len(stretches))):
             stretch = stretches[place]
-            following = stretches[place + 1] if place + 1 < len(stretches) else None
             self._gather(stretch)
             ahead = self._size_of_gathering(stretches[place - 1]) if place and self._layout.pipeline == 1 else 0
             self._note(ahead * (1 + self._by_gloo))
@@ -217,22 +258,13 @@ class _Walk:
             new = 0 if stretch.name in self._held.begun else gradient
             during = stretch.footprint.backward_peak_bytes - gradient + new
             self._note(ahead + max(self._forward_again(stretch), self._kept_again(stretch) + during))
-            self._live(activations=-self._kept(stretch, following), gradients=new)
+            self._live(activations=-kept[place], gradients=new)
             self._reduce(stretch, is_last)
 
     def _sent(self, stretches: Sequence[Stretch]) -> int:
         """What a stage keeps of its output until its backward pass, where nothing in it does."""
         end = stretches[-1]
         return 0 if end.name == LOSS or end.footprint.keeps_output else end.footprint.output_bytes
-
-    def _kept(self, stretch: Stretch, following: Stretch | None) -> int:
-        """What its forward pass leaves, its output among that where somebody keeps it."""
-        again = self._recomputes(stretch)
-        is_kept = stretch.footprint.keeps_output and not again
-        if following is not None:
-            is_kept |= following.footprint.keeps_input or self._recomputes(following)
-        inside = 0 if again else stretch.footprint.kept_bytes
-        return inside + stretch.footprint.output_bytes * is_kept
 
     def _recomputes(self, stretch: Stretch) -> bool:
         return self._layout.recompute and stretch.is_unit
