@@ -111,4 +111,3 @@ def _held(train: TrainSpec, shape: tuple[int, ...]) -> OptimizerMemory:
         recorder.begin()
         optimizer.step()
         return OptimizerMemory(state, recorder.peak_bytes)
-

@@ -212,6 +212,8 @@ class TuneSpec(Spec):
     """Of a trial: one, which computes the same, or all of `layout`, for a model that does not fit on one device."""
     space: dict[str, Choices | RangeSpec] = {}
     """A dotted key of this spec -> the values to try: a list, or a range."""
+    device_table: str = ""
+    """A file of devices besides those that come along; see `jobs/search/devices.yaml`."""
 
 
 class CompressSpec(Spec):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from cluster.errors import SpecError, nearest
+from cluster.errors import SpecError
 from cluster.layout import Precision
 from cluster.spec import Spec, parse
 from jobs.search.footprint import Kind, Work
@@ -123,31 +123,17 @@ def shipped() -> dict[str, Device]:
     return _read(files("jobs.search").joinpath("devices.yaml").read_text(), "jobs/search/devices.yaml")
 
 
-def device_named(name: str, table: str = "") -> Device:
-    """The device of a name.
-
-    Args:
-        table: a file of the form of `devices.yaml` whose lines come besides or instead.
+def table_of(path: str) -> dict[str, Device]:
+    """The devices of a user's own file of the same form.
 
     Raises:
-        SpecError: there is none, or the file cannot be read.
+        SpecError: it cannot be read, or breaks a rule.
     """
-    known = dict(shipped())
-    if table:
-        known |= _read(_text_of(table), table)
-    if name not in known:
-        raise SpecError(
-            f"no device '{name}' is known. {nearest(name, known)} Or add a line for it to a file of the form of "
-            "jobs/search/devices.yaml, and name that: tune.device_table=FILE"
-        )
-    return known[name]
-
-
-def _text_of(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text()
+        text = Path(path).expanduser().read_text()
     except OSError as error:
         raise SpecError(f"tune.device_table={path} cannot be read: {error.strerror}") from None
+    return _read(text, path)
 
 
 def _read(text: str, source: str) -> dict[str, Device]:

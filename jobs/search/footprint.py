@@ -1,8 +1,8 @@
 """Footprint: what a stretch of a model does to some rows and holds meanwhile, found out without a device.
 
-The stretch runs forward and backward on torch's fake tensors, which have shapes and storages but no numbers. What is
-counted is what it would do: operations, bytes that move, messages to peers, and the bytes that are alive at each
-moment, since autograd keeps and frees fake tensors as it does real ones. Kernels are those of the CPU, whose attention keeps as
+The stretch runs forward and backward on torch's fake tensors, which have shapes and storages but no numbers. Counted
+is what it would do: operations, bytes that move, messages to peers; and the bytes that live at each moment, since
+autograd keeps and frees fake tensors as it does real ones. Kernels are those of the CPU, whose attention keeps as
 little as that of a GPU does (Dao et al., 2022, FlashAttention).
 """
 
@@ -171,6 +171,10 @@ class _End(torch.autograd.Function):
         return torch.empty(ctx.shape, dtype=ctx.dtype)
 
 
+_begin: Any = _Begin.apply
+_end: Any = _End.apply
+
+
 @dataclass(frozen=True)
 class Shape:
     """Of a tensor that goes from one stretch to the next."""
@@ -202,7 +206,7 @@ def footprint_of(
 
     with recorder:
         anchor = torch.empty((), requires_grad=True)
-        hidden = None if given is None else _Begin.apply(anchor, given.sizes, given.dtype)
+        hidden = None if given is None else _begin(anchor, given.sizes, given.dtype)
         came_in = None if hidden is None else _name(hidden)
         recorder.begin()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -215,7 +219,7 @@ def footprint_of(
         let_go = 0 if given is None or keeps_input else given.num_bytes
         kept, forward_peak = recorder.live_bytes + let_go - output_bytes, recorder.peak_bytes
         keeps_output = of_output in saved
-        end = _End.apply(output)
+        end = _end(output)
         output = None  # type: ignore[assignment]
         forward = recorder.notes.work()
         recorder.begin()

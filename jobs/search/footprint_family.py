@@ -2,10 +2,11 @@
 
 What a stretch does and holds grows with its rows, and, where sequences are split, with this worker's share of them:
 each number is a + b rows + c rows / context. So two footprints tell all of whole sequences, and three all of split
-ones, of which each worker gathers the keys and values of the whole. A test holds them against footprints themselves.
+ones, of which each worker gathers the keys and values of the whole. Likewise what matrices that are split take is
+a + b / tensor. A test holds all of it against footprints themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,18 +41,29 @@ class Family:
         """For so many rows on one of so many workers that share each sequence."""
         weights = _split_weights(num_rows, context) if self._is_split else _whole_weights(num_rows)
 
-        def mixed(values: list[Any]) -> Any:
-            return sum(weight * value for weight, value in zip(weights, values, strict=True))
+        return mixed(self._taken, weights)
 
-        return replace(
-            self._taken[0],
-            forward=_mixed_work([each.forward for each in self._taken], mixed),
-            backward=_mixed_work([each.backward for each in self._taken], mixed),
-            **{
-                name: round(mixed([getattr(each, name) for each in self._taken]))
-                for name in ("output_bytes", "kept_bytes", "forward_peak_bytes", "backward_peak_bytes")
-            },
-        )
+
+def mixed(footprints: Sequence[Footprint], weights: Sequence[float]) -> Footprint:
+    """Every number the sum of so much of each footprint's; all of them do the same operations."""
+
+    def summed(values: list[Any]) -> Any:
+        return sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+    return replace(
+        footprints[0],
+        forward=_mixed_work([each.forward for each in footprints], summed),
+        backward=_mixed_work([each.backward for each in footprints], summed),
+        **{
+            name: round(summed([getattr(each, name) for each in footprints]))
+            for name in ("output_bytes", "kept_bytes", "forward_peak_bytes", "backward_peak_bytes")
+        },
+    )
+
+
+def tensor_weights(size: int) -> tuple[float, float]:
+    """How much of the footprints of tensor groups of two and of four: a + b / size goes through both."""
+    return 4 / size - 1, 2 - 4 / size
 
 
 def _whole_weights(num_rows: int) -> tuple[float, ...]:
@@ -65,11 +77,11 @@ def _split_weights(num_rows: int, context: int) -> tuple[float, ...]:
     return 3 - 2 * num_rows + 2 * share, num_rows - 2, num_rows - 2 * share
 
 
-def _mixed_work(works: list[Work], mixed: Callable[[list[Any]], Any]) -> Work:
+def _mixed_work(works: list[Work], summed: Callable[[list[Any]], Any]) -> Work:
     messages = zip(*(work.messages for work in works), strict=True)
     return replace(
         works[0],
-        flops=mixed([work.flops for work in works]),
-        moved=mixed([work.moved for work in works]),
-        messages=tuple(replace(each[0], bytes=round(mixed([message.bytes for message in each]))) for each in messages),
+        flops=summed([work.flops for work in works]),
+        moved=summed([work.moved for work in works]),
+        messages=tuple(replace(each[0], bytes=round(summed([message.bytes for message in each]))) for each in messages),
     )

@@ -47,7 +47,7 @@ class Unfit:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Forecasts:
     """All layouts of so many devices."""
 
     fits: tuple[Forecast, ...]
@@ -64,11 +64,11 @@ class Forecaster:
         self._spec, self._model, self._optimizer_of, self._device = spec, model, optimizer_of, device
         self._least: dict[tuple[int, ...], Memory] = {}
 
-    def rank(self, num_devices: int) -> Ranking:
+    def rank(self, num_devices: int) -> Forecasts:
         """Every layout of so many devices."""
         legal, refused = legal_layouts(self._spec, num_devices, self._device.devices_a_node)
         fits, unfit = self.of(legal)
-        return Ranking(fits, unfit, tuple(refused))
+        return Forecasts(fits, unfit, tuple(refused))
 
     def of(self, layouts: Sequence[Layout]) -> tuple[tuple[Forecast, ...], tuple[Unfit, ...]]:
         """Legal layouts that fit, the fastest first, and those that do not, the smallest first."""
@@ -84,7 +84,7 @@ class Forecaster:
             return self._unfit(layout, least, "at least, before any activation, ")
         rows = layout.num_replicas * layout.accumulation * layout.micro_batches
         stretches = self._model.stretches(layout, self._spec.train.batch_size // rows)
-        kept = replace(least, gradients=0, activations=kept_at_least(layout, stretches))
+        kept = replace(kept_at_least(layout, stretches), weights=least.weights, optimizer=least.optimizer)
         if kept.total > self._room:
             return self._unfit(layout, kept, "at least, ")
         memory = memory_of(layout, stretches, self._optimizer_of, self._device.is_cpu)

@@ -14,7 +14,7 @@ from cluster.layout import Layout, Schedule
 from jobs.parallel.mesh import sharding_axis
 from jobs.parallel.pipeline import links_of, num_stages, stages_of
 from jobs.search.pipeline_order import Action, orders
-from jobs.search.stretches import LOSS, Stretch, Weight
+from jobs.search.stretches import LOSS, Stretch, Unit, Weight
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,21 @@ def least_memory_of(layout: Layout, weights: Sequence[Sequence[Weight]], optimiz
     return max(found, key=lambda memory: memory.total)
 
 
-def kept_at_least(layout: Layout, stretches: Sequence[Stretch]) -> int:
-    """Bytes of activations that the first worker of the pipeline keeps at a time: a bound that costs no walk."""
+def kept_at_least(layout: Layout, stretches: Sequence[Stretch]) -> Memory:
+    """What the pipeline's first worker keeps at a time, weights and optimizer apart: a bound that costs no walk."""
     held = parted_by_stage(layout, stretches)
-    kept = [sum(_kept_bytes(stage, layout.recompute)) for stage in held]
-    return max(
+    own = stages_of(layout, 0) if layout.pipeline > 1 else [0]
+    kept = {stage: sum(_kept_bytes(held[stage], layout.recompute)) for stage in own}
+    activations = max(
         sum(count * kept[stage] for stage, count in counts)
         for counts in _in_flight(layout.pipeline, layout.schedule, layout.micro_batches)
     )
+    units = [unit for stage in own for stretch in held[stage] for unit in (*stretch.units, stretch.rest)]
+    whole = sum(unit.num_bytes for unit in units) if is_by_units(layout) and layout.pipeline > 1 else 0
+    # Of a later micro-batch or pass as much is kept, and the gradients of those before are there.
+    is_again = layout.accumulation > 1 or layout.micro_batches > 2 * layout.pipeline
+    gradients = sum(unit.gradient_bytes for unit in units) if is_again else 0
+    return Memory(0, 0, gradients, activations, whole)
 
 
 def _kept_bytes(stretches: Sequence[Stretch], recompute: bool) -> list[int]:
@@ -180,6 +187,17 @@ class _Held(NamedTuple):
     """Links whose gradients are there and not reduced."""
 
 
+class _Sizes(NamedTuple):
+    """Bytes of a unit."""
+
+    whole: int
+    buffer: int
+    """Of the largest shard, as often as there are shards."""
+    gradient: int
+    own_gradient: int
+    """Of this worker's shard."""
+
+
 class _Walk:
     """One worker's step, and what lives meanwhile."""
 
@@ -205,6 +223,7 @@ class _Walk:
         buckets = self._gradients if layout.replicate > 1 and not self._by_units else 0
         self._always = _Lives(messages=buckets + self._received(stages))
         self._done: dict[tuple[Any, ...], tuple[_Lives, _Lives, _Held]] = {}
+        self._sizes: dict[int, _Sizes] = {}
         self._lives, self._held, self._peak = _Lives(), _Held(), _Lives()
 
     def walk(self, order: Sequence[Action]) -> Memory:
@@ -254,7 +273,7 @@ class _Walk:
             self._gather(stretch)
             ahead = self._size_of_gathering(stretches[place - 1]) if place and self._layout.pipeline == 1 else 0
             self._note(ahead * (1 + self._by_gloo))
-            gradient = sum(unit.gradient_bytes for unit in (*stretch.units, stretch.rest))
+            gradient = sum(self._size(unit).gradient for unit in (*stretch.units, stretch.rest))
             new = 0 if stretch.name in self._held.begun else gradient
             during = stretch.footprint.backward_peak_bytes - gradient + new
             self._note(ahead + max(self._forward_again(stretch), self._kept_again(stretch) + during))
@@ -283,22 +302,22 @@ class _Walk:
         if not self._by_units or stretch.name in self._held.whole:
             return
         for unit in stretch.units:
-            buffer = unit.shard_bytes(self._shards) * self._shards
-            self._note(buffer * (1 + self._by_gloo))
-            self._carry(buffer)
-            self._live(messages=unit.num_bytes)
+            size = self._size(unit)
+            self._note(size.buffer * (1 + self._by_gloo))
+            self._carry(size.buffer)
+            self._live(messages=size.whole)
             self._note(0)
         self._held = self._held._replace(whole=self._held.whole | {stretch.name})
 
     def _size_of_gathering(self, stretch: Stretch) -> int:
         if not self._by_units or stretch.name in self._held.whole:
             return 0
-        return sum(unit.shard_bytes(self._shards) * self._shards for unit in stretch.units)
+        return sum(self._size(unit).buffer for unit in stretch.units)
 
     def _let_go(self, stretch: Stretch) -> None:
         if stretch.name in self._held.whole:
             self._held = self._held._replace(whole=self._held.whole - {stretch.name})
-            self._live(messages=-sum(unit.num_bytes for unit in stretch.units))
+            self._live(messages=-sum(self._size(unit).whole for unit in stretch.units))
 
     def _reduce(self, stretch: Stretch, is_last: bool) -> None:
         """Let gradients become the worker's own part, where all are there; else remember that they are not."""
@@ -308,10 +327,10 @@ class _Walk:
             self._held = self._held._replace(begun=self._held.begun | {stretch.name})
             return
         for unit in (*stretch.units, stretch.rest):
-            self._note(unit.gradient_bytes)
-            own = sum(weight.shard_bytes(self._shards) for weight in unit.weights if weight.is_trained)
-            self._live(gradients=own - unit.gradient_bytes)
-            self._carry(unit.gradient_bytes)
+            size = self._size(unit)
+            self._note(size.gradient)
+            self._live(gradients=size.own_gradient - size.gradient)
+            self._carry(size.gradient)
         self._held = self._held._replace(begun=self._held.begun - {stretch.name})
 
     def _received(self, stages: Sequence[int]) -> int:
@@ -323,6 +342,14 @@ class _Walk:
             size += self._stretches[stage][0].input_bytes if stage else 0
             size += self._stretches[stage][-1].footprint.output_bytes if stage + 1 < len(self._stretches) else 0
         return size * self._layout.micro_batches
+
+    def _size(self, unit: Unit) -> _Sizes:
+        """Links that are alike share their units."""
+        if id(unit) not in self._sizes:
+            buffer = unit.shard_bytes(self._shards) * self._shards
+            own = sum(weight.shard_bytes(self._shards) for weight in unit.weights if weight.is_trained)
+            self._sizes[id(unit)] = _Sizes(unit.num_bytes, buffer, unit.gradient_bytes, own)
+        return self._sizes[id(unit)]
 
     def _carry(self, size: int) -> None:
         self._live(messages=size - self._held.carrying)

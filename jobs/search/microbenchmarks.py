@@ -21,7 +21,8 @@ from cluster.layout import Layout, Precision
 from jobs.parallel.collectives import all_of, from_first, rank, world_size
 from jobs.parallel.pipeline import Pipeline, cut
 from jobs.parallel.precision import DTYPES
-from jobs.search.device import Device, Kind, Link, Overheads
+from jobs.search.device import Device, Link, Overheads
+from jobs.search.footprint import Kind
 from jobs.workloads.chain import Batch, Chain
 
 REPEATS = 15

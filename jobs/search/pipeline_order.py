@@ -1,6 +1,7 @@
 """In which order each worker of a pipeline runs its stages forward and backward, as PyTorch's schedules decide it."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -24,6 +25,12 @@ class Action:
 
 def orders(layout: Layout) -> list[list[Action]]:
     """What each place of the pipeline does in a step, in order; without one, pass after pass of the whole model."""
+    keys = ("pipeline", "schedule", "micro_batches", "accumulation")
+    return _orders(Layout(**{key: getattr(layout, key) for key in keys}))
+
+
+@cache
+def _orders(layout: Layout) -> list[list[Action]]:
     if layout.pipeline == 1:
         return [_in_turn(0, layout.accumulation, num_ahead=1)]
     once = _single(layout) if layout.schedule in ONE_STAGE_A_WORKER else _several(layout)

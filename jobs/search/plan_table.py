@@ -5,28 +5,30 @@ from collections.abc import Sequence
 
 from cluster.layout import AXES, Layout
 from jobs.search.device import Device
-from jobs.search.forecast import Forecast, Ranking
+from jobs.search.forecast import Forecast, Forecasts
 
 HEADS = ("layout", "step s", "rows/s", "GiB", "weights", "optimizer", "gradients", "activations", "messages", "waits")
 UNFIT_SHOWN = 3
 DRAWN_NODES = 4
 
 
-def table(ranking: Ranking, num_shown: int, batch_size: int, device: Device) -> str:
+def table(forecasts: Forecasts, num_shown: int, batch_size: int, device: Device) -> str:
     """The fastest layouts, a line each, then why others are none.
 
     Args:
         num_shown: of those that fit.
     """
-    shown = ranking.fits[:num_shown]
+    shown = forecasts.fits[:num_shown]
     lines = [_columns([HEADS, *(_cells(forecast, batch_size) for forecast in shown)])] if shown else []
-    more = len(ranking.fits) - len(shown)
-    counts = f"{len(ranking.fits)} layouts fit, {len(ranking.unfit)} do not, {len(ranking.refused)} shapes are refused"
+    more = len(forecasts.fits) - len(shown)
+    counts = (
+        f"{len(forecasts.fits)} layouts fit, {len(forecasts.unfit)} do not, {len(forecasts.refused)} shapes are refused"
+    )
     lines.append(f"{counts}{f'; {more} slower ones are not shown' if more else ''}")
-    lines += [f"too large: {one.layout.line()}: {one.reason}" for one in ranking.unfit[:UNFIT_SHOWN]]
-    if len(ranking.unfit) > UNFIT_SHOWN:
-        lines.append(f"too large: {len(ranking.unfit) - UNFIT_SHOWN} more, which take more")
-    lines += _refusals(ranking)
+    lines += [f"too large: {one.layout.line()}: {one.reason}" for one in forecasts.unfit[:UNFIT_SHOWN]]
+    if len(forecasts.unfit) > UNFIT_SHOWN:
+        lines.append(f"too large: {len(forecasts.unfit) - UNFIT_SHOWN} more, which take more")
+    lines += _refusals(forecasts)
     lines.append(f"rates: {device.source}")
     return "\n".join(lines)
 
@@ -56,32 +58,32 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _refusals(ranking: Ranking) -> list[str]:
+def _refusals(forecasts: Forecasts) -> list[str]:
     """Each reason once, with how many shapes it is given to."""
-    counts = Counter(refused.reason for refused in ranking.refused)
+    counts = Counter(refused.reason for refused in forecasts.refused)
     return [
         f"refused: {reason}" + (f" ({count} shapes)" if count > 1 else "") for reason, count in counts.most_common()
     ]
 
 
 def drawing(layout: Layout, devices_a_node: int) -> str:
-    """Which place of each axis every worker has, a line a device; of many nodes the first ones and the last."""
+    """Which places of each axis stand on every node, a line a node; of many nodes the first ones and the last."""
     nodes = [
         range(first, min(first + devices_a_node, layout.num_workers))
         for first in range(0, layout.num_workers, devices_a_node)
     ]
-    shown = nodes if len(nodes) <= DRAWN_NODES else [*nodes[: DRAWN_NODES - 1], nodes[-1]]
-    lines = []
-    for ranks in shown:
-        number = ranks.start // devices_a_node
-        if number and number != shown[0].start and ranks is shown[-1] and len(nodes) > len(shown):
-            lines.append(f"  ... {len(nodes) - len(shown)} nodes more")
-        lines.append(f"node {number}")
-        lines += [f"  device {rank - ranks.start}: {_place(layout, rank)}" for rank in ranks]
+    lines = [f"node {number}: {_places(layout, ranks)}" for number, ranks in enumerate(nodes)]
+    if len(lines) > DRAWN_NODES:
+        lines[DRAWN_NODES - 1 : -1] = [f"... {len(lines) - DRAWN_NODES} nodes more"]
     return "\n".join(lines)
 
 
-def _place(layout: Layout, rank: int) -> str:
-    place = layout.coordinate(rank)
-    axes = [axis for axis in AXES if getattr(layout, axis) > 1]
-    return ", ".join(f"{axis} {getattr(place, axis)}" for axis in axes) or "the whole model"
+def _places(layout: Layout, ranks: range) -> str:
+    """Of each axis that is split the places that these ranks have."""
+    places = [layout.coordinate(rank) for rank in ranks]
+    told = []
+    for axis in AXES:
+        if getattr(layout, axis) > 1:
+            on_axis = sorted({int(getattr(place, axis)) for place in places})
+            told.append(f"{axis} {on_axis[0]}" + (f"-{on_axis[-1]}" if len(on_axis) > 1 else ""))
+    return ", ".join(told) or "the whole model"

@@ -49,10 +49,10 @@ def _split(link: nn.Module, path: str, module: nn.Module, role: str, layout: Lay
         replace(link, path, LinearStandIn(module, role, size, by_sequence, note))
     elif by_sequence and role == "block":
         module.register_forward_pre_hook(
-            lambda _, given: (_Gather.apply(given[0], 1, size, "tensor", note), *given[1:])
+            lambda _, given: (_applied(_Gather, given[0], 1, size, "tensor", note), *given[1:])
         )
     elif by_sequence and role == "embedding":
-        module.register_forward_hook(lambda _, given, output: output.chunk(size, 1)[0].clone())
+        module.register_forward_hook(lambda _, given, output: _applied(_Stretch, output, size, note))
 
 
 class LinearStandIn(nn.Module):
@@ -74,13 +74,17 @@ class LinearStandIn(nn.Module):
         """[..., inputs] to [..., outputs], of which a part where the next layer takes a part."""
         size, note = self._size, self._note
         if self._role == "head" and self._by_sequence:
-            inputs = _Gather.apply(inputs, 1, size, "tensor", note)
+            inputs = _applied(_Gather, inputs, 1, size, "tensor", note)
         elif self._role != "row" and not self._by_sequence:
-            inputs = _SumBackward.apply(inputs, "tensor", note)
-        outputs = nn.functional.linear(inputs, self.weight, self.bias)
+            inputs = _applied(_SumBackward, inputs, "tensor", note)
+        outputs: Tensor = nn.functional.linear(inputs, self.weight, self.bias)
         if self._role == "row":
-            return _Scatter.apply(outputs, size, "tensor", note) if self._by_sequence else _Sum.apply(outputs, note)
-        return _Gather.apply(outputs, -1, size, "tensor", note) if self._role == "head" else outputs
+            return (
+                _applied(_Scatter, outputs, size, "tensor", note)
+                if self._by_sequence
+                else _applied(_Sum, outputs, note)
+            )
+        return _applied(_Gather, outputs, -1, size, "tensor", note) if self._role == "head" else outputs
 
 
 class _GatheringStandIn(nn.Module):
@@ -94,10 +98,18 @@ class _GatheringStandIn(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, query_position: Tensor, key_position: Tensor
     ) -> Tensor:
         """As of the attention it stands for."""
-        keys, values = (_Gather.apply(each.contiguous(), 2, self._size, "context", self._note) for each in (key, value))
+        keys, values = (
+            _applied(_Gather, each.contiguous(), 2, self._size, "context", self._note) for each in (key, value)
+        )
         positions = torch.cat([key_position] * self._size, 1)
         attended: Tensor = self._attend(query, keys, values, query_position, positions)
         return attended
+
+
+def _applied(function: Any, *given: Any) -> Tensor:
+    """What a function of autograd makes; torch's stub of `apply` says nothing."""
+    made: Tensor = function.apply(*given)
+    return made
 
 
 def _size_of(tensor: Tensor) -> int:
@@ -150,6 +162,21 @@ class _Gather(torch.autograd.Function):
             return part, None, None, None, None
         ctx.note(Message("reduce_scatter", ctx.axis, _size_of(gradient)))
         return part.clone(), None, None, None, None
+
+
+class _Stretch(torch.autograd.Function):
+    """This worker's stretch of what all peers have alike; its gradient is gathered."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, size: int, note: Note) -> Tensor:
+        ctx.size, ctx.note = size, note
+        return given.chunk(size, 1)[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        gathered = torch.cat([gradients[0]] * ctx.size, 1)
+        ctx.note(Message("all_gather", "tensor", _size_of(gathered)))
+        return gathered, None, None
 
 
 class _Scatter(torch.autograd.Function):

@@ -13,7 +13,7 @@ from cluster.layout import Layout
 from jobs.parallel.modules import matching
 from jobs.parallel.precision import lowered
 from jobs.search.footprint import Footprint, Recorder, Shape, footprint_of
-from jobs.search.footprint_family import SPLIT, WHOLE, Family
+from jobs.search.footprint_family import SPLIT, WHOLE, Family, mixed, tensor_weights
 from jobs.search.stand_ins import LinearStandIn, localise
 from jobs.workloads.chain import Batch, Chain
 from jobs.workloads.partition import Partition
@@ -148,12 +148,19 @@ class Model:
         families = self._families_of(layout)
         if families is None:
             return self._taken(layout, num_rows)
-        mixed = {id(family): family.at(num_rows, layout.context) for family in families}
-        return [mixed[id(family)] for family in families]
+        if layout.tensor > 4 and layout.tensor % 4 == 0:
+            two, four = (self._footprints(layout.model_copy(update={"tensor": size}), num_rows) for size in (2, 4))
+            pairs = {(id(one), id(other)): (one, other) for one, other in zip(two, four, strict=True)}
+            of_pairs = {key: mixed(pair, tensor_weights(layout.tensor)) for key, pair in pairs.items()}
+            return [of_pairs[id(one), id(other)] for one, other in zip(two, four, strict=True)]
+        of_families = {id(family): family.at(num_rows, layout.context) for family in families}
+        return [of_families[id(family)] for family in families]
 
     def _families_of(self, layout: Layout) -> "list[Family] | None":
         is_split = layout.context > 1
-        key = (layout.tensor, layout.sequence_parallel, layout.precision, is_split)
+        size = 4 if layout.tensor > 4 and layout.tensor % 4 == 0 else layout.tensor
+        layout = layout.model_copy(update={"tensor": size})
+        key = (size, layout.sequence_parallel, layout.precision, is_split)
         if key not in self._families:
             self._families[key] = self._families_made(layout, is_split)
         return self._families[key] or None

@@ -1,0 +1,90 @@
+"""The best layout before a device is rented, and what it is foreseen by.
+
+    python -m jobs.search plan SPEC [key=value ...] --devices 8xH100 [--top 12]
+    python -m jobs.search calibrate SPEC [key=value ...] [--workers 8] [--name measured]
+
+`plan` needs no device and no cluster; `calibrate` measures the devices of the cluster, as `8xmeasured` calls them then.
+"""
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+
+from cluster.command import run as run_command
+from cluster.errors import SpecError
+from cluster.lifecycle import connected
+from cluster.spec import dump
+from cluster.storage import Storage
+from jobs.calibration import MEASURED, calibrate, device_of
+from jobs.fit import check
+from jobs.layout_forecast import forecaster_of
+from jobs.search.plan_table import drawing, table
+from jobs.spec import RingSpec, load_ring
+
+DEVICES = re.compile(r"(\d+)x(.+)")
+
+
+def plan(spec: RingSpec, storage: Storage, devices: str, num_shown: int) -> str:
+    """The layouts of some devices as a table, the fastest first, and a drawing of that one.
+
+    Args:
+        devices: such as 8xH100.
+
+    Raises:
+        SpecError: the devices are none, or no layout of them fits.
+        DataError: nothing is prepared, and the model depends on what would be.
+    """
+    number, name = parsed(devices)
+    device = device_of(name, storage, spec.tune.device_table)
+    check(spec.model_copy(update={"layout": spec.layout.alone()}))
+    forecasts = forecaster_of(spec, storage, device).rank(number)
+    shown = table(forecasts, num_shown, spec.train.batch_size, device)
+    if not forecasts.fits:
+        least = f"; {forecasts.unfit[0].reason}" if forecasts.unfit else ""
+        raise SpecError(f"no layout of {devices} holds this model and batch{least}\n{shown}")
+    best = forecasts.fits[0].layout
+    overrides = " ".join(f"layout.{part}" for part in best.line().split()) if best.num_workers > 1 else ""
+    return "\n".join([shown, f"the fastest: {overrides or 'one worker'}", drawing(best, device.devices_a_node)])
+
+
+def parsed(devices: str) -> tuple[int, str]:
+    """How many of which device.
+
+    Raises:
+        SpecError: it is not of the form 8xH100.
+    """
+    found = DEVICES.fullmatch(devices)
+    if not found or int(found[1]) < 1:
+        raise SpecError(f"--devices {devices} is not of the form NUMBERxNAME; give for example 8xH100")
+    return int(found[1]), found[2]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line asks for."""
+    parser = ArgumentParser("python -m jobs.search", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="plan | calibrate")
+    planning = commands.add_parser("plan", help="rank the layouts of some devices, without any")
+    planning.add_argument("--devices", required=True, metavar="8xH100", help="how many of which")
+    planning.add_argument("--top", type=int, default=12, help="how many of those that fit are shown")
+    measuring = commands.add_parser("calibrate", help="measure the devices of the cluster, for a minute")
+    measuring.add_argument("--workers", type=int, default=2, help="devices that are measured, all at once")
+    measuring.add_argument("--name", default=MEASURED, help="what `--devices` calls them then")
+    for command in (planning, measuring):
+        command.add_argument("spec", metavar="SPEC", help="the workload's YAML, for example jobs/specs/language.yaml")
+        command.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces one value of the spec")
+    given = parser.parse_args(arguments)
+    spec = load_ring(given.spec, given.overrides)
+    storage = Storage(spec.storage)
+    if given.command == "plan":
+        print(plan(spec, storage, given.devices, given.top))
+        return 0
+    storage.check_writable()
+    with connected(), TemporaryDirectory() as scratch:
+        found = calibrate(spec, storage, given.name, given.workers, scratch)
+    print(f"devices/{given.name}.yaml, as --devices {given.workers}x{given.name} calls it:\n{dump(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
