@@ -110,4 +110,4 @@ def _held(train: TrainSpec, shape: tuple[int, ...]) -> OptimizerMemory:
         state = recorder.live_bytes
         recorder.begin()
         optimizer.step()
-        return OptimizerMemory(state, recorder.peak_bytes)
+        return OptimizerMemory(state, max(recorder.levels, default=0))

@@ -9,6 +9,7 @@ little as that of a GPU does (Dao et al., 2022, FlashAttention).
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Stretch = Callable[[Tensor | None, Mapping[str, Tensor]], Tensor]
 """What came out of the stretch before and the batch -> what comes out of this one; the loss of all rows [] at last."""
@@ -28,6 +29,15 @@ VIEWS = frozenset(
 """Operators that move nothing."""
 
 
+_COUNTED: dict[str, Callable[..., int]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": lambda query, key, value, *_, **__: sdpa_flop_count(
+        query.shape, key.shape, value.shape
+    ),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": lambda out, query, key, value, *_, **__: (
+        sdpa_backward_flop_count(out.shape, query.shape, key.shape, value.shape)
+    ),
+}
+"""Those that torch counts for GPUs alone."""
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
 
 
@@ -81,10 +91,21 @@ class Footprint:
     """After the forward pass, for the backward one, besides what came in and what goes out."""
     keeps_input: bool
     keeps_output: bool
-    forward_peak_bytes: int
-    """Above what was there before, what came in among it."""
-    backward_peak_bytes: int
-    """Above what was there before it, kept bytes among that; gradients of weights come on top one after another."""
+    forward_levels: np.ndarray
+    """What lives above what was there before, what came in among it, whenever something new does [moments], float64."""
+    backward_levels: np.ndarray
+    """Likewise above what was there before the backward pass, kept bytes among that; gradients of weights come on top
+    one after another."""
+
+    @cached_property
+    def forward_peak_bytes(self) -> int:
+        """The most that lives in the forward pass."""
+        return int(self.forward_levels.max(initial=0.0))
+
+    @cached_property
+    def backward_peak_bytes(self) -> int:
+        """The most that lives in the backward pass."""
+        return int(self.backward_levels.max(initial=0.0))
 
 
 class Recorder(FakeTensorMode):
@@ -93,13 +114,14 @@ class Recorder(FakeTensorMode):
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.notes = _Notes()
-        self.live_bytes = self.peak_bytes = 0
+        self.live_bytes = 0
+        self.levels: list[int] = []
         self._is_inside = False
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def begin(self) -> None:
         """Count anew, from what lives now as 0."""
-        self.notes, self.live_bytes, self.peak_bytes = _Notes(), 0, 0
+        self.notes, self.live_bytes, self.levels = _Notes(), 0, []
 
     def tell(self, message: Message) -> None:
         """Note a message that would be sent here."""
@@ -126,7 +148,7 @@ class Recorder(FakeTensorMode):
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, made: Any, outputs: list[Tensor]) -> None:
         inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         moved = sum(each.numel() * each.element_size() for each in (*inputs, *outputs))
-        counted = flop_registry.get(func._overloadpacket)
+        counted = _COUNTED.get(name) or flop_registry.get(func._overloadpacket)
         flops = float(counted(*args, **kwargs, out_val=made)) if counted else 0.0
         self.notes.ops.append((name, flops, float(moved)))
         for each in outputs:
@@ -139,7 +161,7 @@ class Recorder(FakeTensorMode):
         size = storage.nbytes()
         self._seen[storage] = size
         self.live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        self.levels.append(self.live_bytes)
         weakref.finalize(storage, self._free, size)
 
     def _free(self, size: int) -> None:
@@ -217,14 +239,14 @@ def footprint_of(
         output_bytes = 0 if came_in is not None and of_output == came_in else going_out.num_bytes
         keeps_input = came_in is not None and came_in in saved
         let_go = 0 if given is None or keeps_input else given.num_bytes
-        kept, forward_peak = recorder.live_bytes + let_go - output_bytes, recorder.peak_bytes
+        kept = recorder.live_bytes + let_go - output_bytes
+        forward, forward_levels = recorder.notes.work(), list(recorder.levels)
         keeps_output = of_output in saved
         end = _end(output)
         output = None  # type: ignore[assignment]
-        forward = recorder.notes.work()
         recorder.begin()
         end.backward()
-        backward_peak, backward = recorder.peak_bytes, recorder.notes.work()
+        backward, backward_levels = recorder.notes.work(), recorder.levels
         weights.zero_grad(set_to_none=True)
     return Footprint(
         forward=forward,
@@ -233,8 +255,8 @@ def footprint_of(
         kept_bytes=kept,
         keeps_input=keeps_input,
         keeps_output=keeps_output,
-        forward_peak_bytes=forward_peak,
-        backward_peak_bytes=backward_peak,
+        forward_levels=np.array(forward_levels, np.float64),
+        backward_levels=np.array(backward_levels, np.float64),
     ), going_out
 
 

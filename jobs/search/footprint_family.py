@@ -34,8 +34,9 @@ class Family:
             for footprint in self._taken
             for work in (footprint.forward, footprint.backward)
         }
+        lengths = {(len(each.forward_levels), len(each.backward_levels)) for each in self._taken}
         flags = {(footprint.keeps_input, footprint.keeps_output) for footprint in self._taken}
-        return len(shapes) <= 2 and len(flags) == 1
+        return len(shapes) <= 2 and len(flags) == len(lengths) == 1
 
     def at(self, num_rows: int, context: int) -> Footprint:
         """For so many rows on one of so many workers that share each sequence."""
@@ -55,9 +56,10 @@ def mixed(footprints: Sequence[Footprint], weights: Sequence[float]) -> Footprin
         forward=_mixed_work([each.forward for each in footprints], summed),
         backward=_mixed_work([each.backward for each in footprints], summed),
         **{
-            name: round(summed([getattr(each, name) for each in footprints]))
-            for name in ("output_bytes", "kept_bytes", "forward_peak_bytes", "backward_peak_bytes")
+            name: round(summed([getattr(each, name) for each in footprints])) for name in ("output_bytes", "kept_bytes")
         },
+        forward_levels=summed([each.forward_levels for each in footprints]),
+        backward_levels=summed([each.backward_levels for each in footprints]),
     )
 
 
