@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cluster.layout import Layout
 from jobs.parallel.modules import matching
 from jobs.parallel.precision import lowered
-from jobs.search.footprint import Footprint, Recorder, Shape, footprint_of
+from jobs.search.footprint import Footprint, Recorder, Shape, Work, footprint_of
 from jobs.search.footprint_family import SPLIT, WHOLE, Family, mixed, tensor_weights
 from jobs.search.stand_ins import LinearStandIn, localise
 from jobs.workloads.chain import Batch, Chain
@@ -20,6 +21,9 @@ from jobs.workloads.partition import Partition
 
 LOSS = "loss"
 """The name of the last stretch, which has no weights."""
+_NO_WORK = Work((), np.zeros(0), np.zeros(0), 0, ())
+NOTHING = Footprint(_NO_WORK, _NO_WORK, 0, 0, False, False, np.zeros(0), np.zeros(0))
+"""Of the loss, where it is counted with the model."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,10 @@ class Model:
         self._is_chain = isinstance(whole, Chain)
         self._links = dict(whole.items()) if isinstance(whole, Chain) else {"": whole}
         self._likenesses = {name: _likeness(link) for name, link in self._links.items()}
+        self._owners: dict[int, str] = {}
+        for name, link in self._links.items():
+            for weight in link.parameters():
+                self._owners.setdefault(id(weight), name)
         self._parts: dict[Any, _Part] = {}
         self._families: dict[Any, list[Family]] = {}
         self._stretches: dict[Any, list[Stretch]] = {}
@@ -181,16 +189,24 @@ class Model:
 
     def _taken(self, layout: Layout, num_rows: int) -> list[Footprint]:
         """Of each link and the loss, run with so many fake rows; links alike share theirs."""
-        batch, known, found = self._batch(layout, num_rows), dict[Any, tuple[Footprint, Shape]](), list[Footprint]()
+        batch = self._batch(layout, num_rows)
+        if not self._is_chain:
+            return [self._taken_whole(layout, batch), NOTHING]
+        known, found = dict[Any, tuple[Footprint, Shape]](), list[Footprint]()
         shape: Shape | None = None
         for name in self._links:
             key = (self._likenesses[name], shape)
             if key not in known:
                 link = self._part(name, layout).link
-                known[key] = self._run(_call_of(link, self._is_chain), link, shape, batch, layout)
+                known[key] = self._run(link, link, shape, batch, layout)
             footprint, shape = known[key]
             found.append(footprint)
         return [*found, self._run(self._loss, nn.Identity(), shape, batch, layout)[0]]
+
+    def _taken_whole(self, layout: Layout, batch: Batch) -> Footprint:
+        """Of a model that is no chain, with its loss: what goes from one to the other may be anything."""
+        link = self._part("", layout).link
+        return self._run(lambda _, rows: self._loss(link(rows), rows), link, None, batch, layout)[0]
 
     def _run(
         self,
@@ -206,7 +222,7 @@ class Model:
 
         return footprint_of(self._recorder, run, link, given, batch)
 
-    def _loss(self, outputs: Tensor | None, batch: Mapping[str, Tensor]) -> Tensor:
+    def _loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return (self._losses(outputs, dict(batch)) * batch["weight"]).sum()
 
     def _part(self, name: str, layout: Layout) -> "_Part":
@@ -216,7 +232,8 @@ class Model:
             with self._recorder:
                 link = _copied(whole)
                 localise(link, name, layout, self._partition, self._recorder)
-            self._parts[key] = _part(name, whole, link, self._partition)
+            shared = {path for path, weight in whole.named_parameters() if self._owners[id(weight)] != name}
+            self._parts[key] = _part(name, whole, link, self._partition, shared)
         return self._parts[key]
 
     def _batch(self, layout: Layout, num_rows: int) -> Batch:
@@ -262,18 +279,17 @@ def _likeness(link: nn.Module) -> tuple[Any, ...]:
     return type(link).__qualname__, repr(link), weights
 
 
-def _call_of(link: nn.Module, is_chain: bool) -> Callable[[Tensor | None, Mapping[str, Tensor]], Tensor]:
-    if is_chain:
-        return lambda hidden, batch: link(hidden, batch)
-    return lambda hidden, batch: link(batch)
-
-
-def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition) -> _Part:
+def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition, shared: set[str]) -> _Part:
+    """Args:
+    shared: paths of weights that are a link's before this one, and counted there.
+    """
     full = {path: tuple(weight.shape) for path, weight in whole.named_parameters()}
     inside = _units_inside(name, whole, partition.units)
     of_units: dict[str, list[Weight]] = {path: [] for path in inside}
     rest: list[Weight] = []
     for path, values in link.named_parameters():
+        if path in shared:
+            continue
         shape = tuple(values.shape)
         weight = Weight(shape, values.element_size(), values.requires_grad, shape != full[path])
         unit = next((unit for unit in inside if unit == "" or path.startswith(f"{unit}.")), None)
