@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.storage import Storage
+from jobs.layout_forecast import forecaster_of, model_of, optimizer_of
+from jobs.search.forecast import Forecast
+from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec, load_ring
+from tests.jobs.search.test_forecast import device
+from tests.jobs.search.test_layouts import SPECS
+
+
+def train(**given: Any) -> TrainSpec:
+    return TrainSpec(early_stopping=EarlyStoppingSpec(metric="loss"), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_states"),
+    [
+        ({}, 2),
+        ({"optimizer": OptimizerSpec(name="adam")}, 2),
+        ({"optimizer": OptimizerSpec(name="sgd")}, 1),
+        ({"optimizer": OptimizerSpec(name="rmsprop")}, 1),
+        ({"ema_decay": 0.99}, 3),
+    ],
+    ids=str,
+)
+def test_an_optimizer_keeps_so_many_numbers_a_weight(given: dict[str, Any], num_states: int) -> None:
+    held = optimizer_of(train(**given), is_cpu=True)([(64, 64), (64,)])
+    assert held.state_bytes == pytest.approx(num_states * 4 * (64 * 64 + 64), abs=16)  # and counts of steps
+
+
+def test_a_cpu_moves_one_weight_at_a_time_and_a_gpu_all() -> None:
+    shapes = [(64, 64)] * 3
+    assert optimizer_of(train(), is_cpu=True)(shapes).moving_bytes == 2 * 4 * 64 * 64
+    assert optimizer_of(train(), is_cpu=False)(shapes).moving_bytes == 3 * 4 * 64 * 64
+
+
+def test_a_language_model_of_bytes_needs_nothing_prepared(tmp_path: Path) -> None:
+    spec = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}"])
+    found = forecaster_of(spec, Storage(spec.storage), device(4)).forecast(spec.layout)
+    assert isinstance(found, Forecast)
+
+
+def test_frozen_weights_have_neither_gradients_nor_optimizer(tmp_path: Path) -> None:
+    spec = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}", "train.freeze=[layer*]"])
+    weights = [weight for link in model_of(spec, Storage(spec.storage)).weights(spec.layout) for weight in link]
+    assert {weight.is_trained for weight in weights} == {True, False}
