@@ -10,6 +10,7 @@ What is overridden is private to Ray 2.60; `tests/cluster/test_scaling.py` fails
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ STOPPED = "stopped, for others to go on"
 """What the function of a worker returns where it stopped because it was asked to."""
 WAIT_S = 1.0
 """Between two looks for room, or for nodes that are gone."""
+REQUEST_EVERY_S = 20.0
+"""How often an autoscaler is reminded of what the run wants; it forgets after three minutes."""
 NODE_GONE_S = 20.0
 """After which Ray knows of a node that was killed: it has missed five health checks."""
 
@@ -82,6 +85,7 @@ class ReplicaScaling(ScalingPolicy):
         self._begun: Begin | None = None
         """The newest start."""
         self._looked_s = 0.0
+        self._requested_s = -math.inf
         self._seen: Layout | None = None
         """The better layout that the newest look saw room for."""
         self._has_asked = False
@@ -145,8 +149,12 @@ class ReplicaScaling(ScalingPolicy):
         self._told = line
 
     def _request_devices(self) -> None:
-        untyped: Any = super()
-        untyped._maybe_send_resource_request()
+        """Ray's own, but not at every turn where the request fails: that would be a stack in the log each time."""
+        now = time.monotonic()
+        if now - self._requested_s >= REQUEST_EVERY_S:
+            self._requested_s = now
+            untyped: Any = super()
+            untyped._maybe_send_resource_request()
 
     def _get_num_workers_for_resource_request(self) -> int:
         """What an autoscaler is asked for."""

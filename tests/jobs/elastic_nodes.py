@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[1])
     (folder / "slow").touch()
     with TemporaryDirectory(prefix="ray-") as scratch:
-        os.environ.update({"RAY_TMPDIR": scratch, "ELASTIC_NODES_FOLDER": str(folder)})
+        os.environ.update(RAY_TMPDIR=scratch, ELASTIC_NODES_FOLDER=str(folder), RAY_health_check_period_ms="1000")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
             nodes = [add_node(cluster) for _ in range(NUM_NODES)]

@@ -24,7 +24,7 @@ from jobs.spec import RingSpec, load_ring
 from tests.jobs.elastic_nodes import written_down
 
 ROOT = Path(__file__).parents[2]
-NUM_ROWS, BATCH_SIZE, NUM_EPOCHS = 1200, 48, 6
+NUM_ROWS, BATCH_SIZE, NUM_EPOCHS = 1200, 48, 4
 SPEC = """
 name: table
 storage: {storage}
@@ -35,13 +35,13 @@ workload:
    num_layers: 2, dropout: 0.1}}
 layout: {{replicate: 4, tensor: 2}}
 train:
-  num_epochs: 6
+  num_epochs: 4
   batch_size: 48
   device: cpu
   max_failures: 0
   checkpoint_every_steps: 5
   elastic: {{min_workers: 2, max_workers: 8, look_every_s: 1}}
-  early_stopping: {{metric: log_loss, mode: min, patience: 6}}
+  early_stopping: {{metric: log_loss, mode: min, patience: 4}}
 """
 
 
@@ -177,8 +177,10 @@ def test_the_loss_of_every_step_is_that_of_the_undisturbed_run(undisturbed: Run,
         assert found == pytest.approx([wanted[step.number].loss for step in steps], rel=1e-5)
     epochs = [report.loss for report in disturbed.reports]
     assert epochs == pytest.approx([report.loss for report in undisturbed.reports], rel=1e-5)
-    for report, other in zip(disturbed.reports, undisturbed.reports, strict=True):
-        assert report.metrics == pytest.approx(other.metrics, rel=1e-4)
+    norms = [report.gradient_norm for report in disturbed.reports]  # AdamW hides gradients that are too large
+    assert norms == pytest.approx([report.gradient_norm for report in undisturbed.reports], rel=1e-4)
+    metrics = [report.metrics for report in disturbed.reports]
+    assert metrics == [pytest.approx(report.metrics, rel=1e-4) for report in undisturbed.reports]
 
 
 @pytest.mark.ray
@@ -236,5 +238,6 @@ def test_bounds_that_leave_out_the_layout_are_refused_before_any_worker(folder: 
 
 
 def test_plan_says_between_which_layouts_a_run_may_change(folder: Path) -> None:
-    planned = train.plan(given(folder), Storage(given(folder).storage))
+    spec = given(folder, "seed=1")
+    planned = train.plan(spec, Storage(spec.storage))
     assert "  as there is room for, one of: replicate=4 tensor=2; replicate=3 tensor=2 accumulation=2; " in planned
