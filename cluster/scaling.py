@@ -104,8 +104,8 @@ class ReplicaScaling(ScalingPolicy):
             return NoopDecision()
         begun = self._begun
         instead = f" instead of {begun.layout.line()}" if begun and begun.layout != layout else ""
-        devices, verb = num_free(self.demand, nodes), "going on" if begun else "training"
-        why = f"{devices} devices are there, {verb} with {layout.line()}{instead}"
+        free, verb = num_free(self.demand, nodes), "going on" if begun else "training"
+        why = f"{free} device{' is' if free == 1 else 's are'} there, {verb} with {layout.line()}{instead}"
         self._tell(f"train: {why}")
         self._seen, self._has_asked = None, False
         self._begun = Begin(layout.num_workers, dict(self.demand.each), layout, placement, why)
