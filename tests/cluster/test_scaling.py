@@ -1,7 +1,6 @@
 """What the policy decides as nodes come and go, without a cluster; runs are in tests/jobs/test_train_elastic.py."""
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +46,7 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(scaling, "inventory", world.inventory)
     monkeypatch.setattr(ScalingPolicy, "_maybe_send_resource_request", lambda policy: None)

@@ -1,10 +1,9 @@
 """Training on 8, 6, 4 and again 8 devices, beside the same run that nothing happened to."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from cluster.storage import Storage
 from jobs import prepare, train
 from jobs.fit import EpochReport, fit
 from jobs.lineage import prepared_folder, train_inputs
-from jobs.parallel.checkpoint import Checkpoints
 from jobs.prepared_files import as_parquet
 from jobs.run_log import RunLog
 from jobs.spec import RingSpec, load_ring
-from tests.jobs.elastic_nodes import written_down
+from tests.jobs.noted_steps import NotedStart, last_of_each, noted_starts, written_down
 
 ROOT = Path(__file__).parents[2]
 NUM_ROWS, BATCH_SIZE, NUM_EPOCHS = 1200, 48, 4
@@ -46,52 +44,21 @@ train:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What the workers of a start noted of a step."""
-
-    number: int
-    rows: tuple[tuple[float, ...], ...]
-    """By rank."""
-    loss: float
-    largest_pass: int
-
-
-@dataclass(frozen=True)
 class Run:
     spec: RingSpec
     reports: list[EpochReport]
     """By epoch; of the disturbed run, from its log."""
-    starts: list[tuple[int, list[Step]]]
-    """Workers and steps of each start, in order."""
+    starts: list[NotedStart]
     log: str = ""
 
-    def steps(self) -> dict[int, Step]:
-        """Each step as it was made last: what was made after the checkpoint that others went on from does not count."""
-        return {step.number: step for _, steps in self.starts for step in steps}
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.spec.storage)
 
-
-def noted(folder: Path) -> list[tuple[int, list[Step]]]:
-    """Steps that some workers did not come to the end of are left out."""
-    found: dict[tuple[int, int], dict[int, dict[int, dict[str, object]]]] = {}
-    for path in (folder / "steps").iterdir():
-        start, workers, number, rank = map(int, path.name.split("-"))
-        found.setdefault((start, workers), {}).setdefault(number, {})[rank] = json.loads(path.read_text())
-    return [
-        (
-            workers,
-            [
-                Step(
-                    number,
-                    tuple(tuple(by_rank[rank]["rows"]) for rank in range(workers)),  # type: ignore[arg-type]
-                    float(by_rank[0]["loss"]),  # type: ignore[arg-type]
-                    max(int(each["largest_pass"]) for each in by_rank.values()),  # type: ignore[call-overload]
-                )
-                for number, by_rank in sorted(steps.items())
-                if len(by_rank) == workers
-            ],
-        )
-        for (_, workers), steps in sorted(found.items())
-    ]
+    @property
+    def folder(self) -> str:
+        """Of its checkpoints."""
+        return f"checkpoints/table/{train_inputs(self.spec, self.storage).key}"
 
 
 def given(folder: Path, *overrides: str) -> RingSpec:
@@ -124,7 +91,7 @@ def undisturbed(folder: Path) -> Run:
     reports: list[EpochReport] = []
     with written_down(folder / "alone"):
         fit(alone, storage, prepared_folder(alone, storage), None, reports.append)
-    return Run(alone, reports, noted(folder / "alone"))
+    return Run(alone, reports, noted_starts(folder / "alone"))
 
 
 @pytest.fixture(scope="module")
@@ -136,26 +103,19 @@ def disturbed(folder: Path) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
-        command = [sys.executable, "-m", "tests.jobs.elastic_nodes", str(folder / "spec.yaml"), str(folder / "nodes")]
+        arguments = [str(folder / "nodes"), str(folder / "spec.yaml")]
+        command = [sys.executable, "-m", "tests.jobs.elastic_nodes", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     log = folder / "nodes/train.log"
     said = log.read_text() if log.exists() else ""
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{said[-6000:]}"
-    reports = [epoch.report for epoch in run_log(spec, storage).epochs()]
-    return Run(spec, reports, noted(folder / "nodes"), said)
-
-
-def run_log(spec: RingSpec, storage: Storage) -> RunLog:
-    return RunLog(storage, checkpoints(spec, storage).folder)
-
-
-def checkpoints(spec: RingSpec, storage: Storage) -> Checkpoints:
-    return Checkpoints(storage, f"checkpoints/table/{train_inputs(spec, storage).key}")
+    run = Run(spec, [], noted_starts(folder / "nodes"), said)
+    return replace(run, reports=[epoch.report for epoch in RunLog(storage, run.folder).epochs()])
 
 
 @pytest.mark.ray
 def test_the_layout_is_the_best_legal_one_for_the_devices_that_are_there(disturbed: Run) -> None:
-    starts = run_log(disturbed.spec, Storage(disturbed.spec.storage)).starts()
+    starts = RunLog(disturbed.storage, disturbed.folder).starts()
     assert [start.layout.line() for start in starts] == [
         "replicate=4 tensor=2",
         "replicate=3 tensor=2 accumulation=2",
@@ -170,11 +130,11 @@ def test_the_layout_is_the_best_legal_one_for_the_devices_that_are_there(disturb
 
 @pytest.mark.ray
 def test_the_loss_of_every_step_is_that_of_the_undisturbed_run(undisturbed: Run, disturbed: Run) -> None:
-    wanted = undisturbed.steps()
-    assert disturbed.steps().keys() == wanted.keys() == set(range(max(wanted) + 1))
-    for _, steps in disturbed.starts:  # those that were made once more, too
-        found = [step.loss for step in steps]
-        assert found == pytest.approx([wanted[step.number].loss for step in steps], rel=1e-5)
+    wanted = last_of_each(undisturbed.starts)
+    assert last_of_each(disturbed.starts).keys() == wanted.keys() == set(range(max(wanted) + 1))
+    for start in disturbed.starts:  # also what was made once more
+        found = [step.loss for step in start.steps]
+        assert found == pytest.approx([wanted[step.number].loss for step in start.steps], rel=1e-5)
     epochs = [report.loss for report in disturbed.reports]
     assert epochs == pytest.approx([report.loss for report in undisturbed.reports], rel=1e-5)
     norms = [report.gradient_norm for report in disturbed.reports]  # AdamW hides gradients that are too large
@@ -185,8 +145,8 @@ def test_the_loss_of_every_step_is_that_of_the_undisturbed_run(undisturbed: Run,
 
 @pytest.mark.ray
 def test_every_sample_is_trained_on_once_an_epoch_and_in_its_own_step(undisturbed: Run, disturbed: Run) -> None:
-    wanted, found = undisturbed.steps(), disturbed.steps()
-    by_epoch: list[list[float]] = [[] for _ in range(NUM_EPOCHS)]
+    wanted, found = last_of_each(undisturbed.starts), last_of_each(disturbed.starts)
+    by_epoch: list[list[str]] = [[] for _ in range(NUM_EPOCHS)]
     for number, step in found.items():
         first, second = step.rows[0::2], step.rows[1::2]
         assert first == second  # tensor peers have the same rows
@@ -201,13 +161,13 @@ def test_every_sample_is_trained_on_once_an_epoch_and_in_its_own_step(undisturbe
 
 @pytest.mark.ray
 def test_no_pass_has_more_rows_than_in_the_layout_of_the_spec(disturbed: Run) -> None:
-    assert max(step.largest_pass for _, steps in disturbed.starts for step in steps) == BATCH_SIZE // 4
+    assert max(step.largest_pass for start in disturbed.starts for step in start.steps) == BATCH_SIZE // 4
 
 
 @pytest.mark.ray
 def test_a_node_that_is_drained_and_one_that_comes_cost_no_step(disturbed: Run) -> None:
     """Of the four, the second start follows a death, the third a node that was drained, the last a node that came."""
-    numbers = [[step.number for step in steps] for _, steps in disturbed.starts]
+    numbers = [[step.number for step in start.steps] for start in disturbed.starts]
     assert numbers[1][0] <= numbers[0][-1] + 1
     assert numbers[2][0] == numbers[1][-1] + 1
     assert numbers[3][0] == numbers[2][-1] + 1
@@ -223,12 +183,8 @@ def test_it_is_said_what_changes_and_why(disturbed: Run) -> None:
         "train: 8 devices are there, going on with replicate=4 tensor=2 instead of replicate=2 tensor=2 accumulation=2",
     ):
         assert line in disturbed.log
-    page = Path(Storage(disturbed.spec.storage).path(f"{checkpoints_folder(disturbed)}/report.html")).read_text()
-    assert "Workers came and went" in page
-
-
-def checkpoints_folder(run: Run) -> str:
-    return checkpoints(run.spec, Storage(run.spec.storage)).folder
+    page = disturbed.storage.read(f"{disturbed.folder}/report.html")
+    assert b"Workers came and went" in page
 
 
 def test_bounds_that_leave_out_the_layout_are_refused_before_any_worker(folder: Path) -> None:
