@@ -6,10 +6,9 @@ from tests.jobs.parallel.workers import run_together
 
 
 class Clock:
-    """Goes on by `step_s` at each look."""
+    """Moved by hand."""
 
-    def __init__(self) -> None:
-        self.now_s, self.step_s = 0.0, 0.0
+    now_s = 0.0
 
     def __call__(self) -> float:
         return self.now_s
