@@ -6,6 +6,7 @@ remains are neighbours along the outermost axes, and these stand on nodes that f
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import floor
 
@@ -93,13 +94,35 @@ def place(layout: Layout, demand: Demand, inventory: Sequence[Node]) -> Placemen
     """
     gang = demand.of_gang(layout)
     _check_shares(layout, gang)
-    nodes = [node for node in inventory if demand.gpu_type in ("", node.gpu_type)]
+    nodes = _of_kind(demand, inventory)
     num_gangs = layout.num_workers // layout.tensor
     placed = _placed(layout, num_gangs, {node.name: _rooms(node.free, gang) for node in _in_order(nodes)})
     if placed:
         return Placement(tuple(name for name in placed for _ in range(layout.tensor)), layout.tensor)
     kind = OccupiedError if sum(_rooms(node.total, gang) for node in nodes) >= num_gangs else InfeasibleError
     raise kind(_scarce(layout, demand, gang, inventory, nodes, kind is OccupiedError))
+
+
+def place_first(layouts: Sequence[Layout], demand: Demand, inventory: Sequence[Node]) -> tuple[Layout, Placement]:
+    """Place the first of these layouts that there is room for now.
+
+    Raises:
+        InfeasibleError: there is room for none, even when nobody else is there; what `place` says of the last one.
+        OccupiedError: there would be for the last one, if others were not there.
+    """
+    for layout in layouts[:-1]:
+        with suppress(InfeasibleError):
+            return layout, place(layout, demand, inventory)
+    return layouts[-1], place(layouts[-1], demand, inventory)
+
+
+def num_free(demand: Demand, inventory: Sequence[Node]) -> int:
+    """How many workers there is room for now, wherever each of them stands."""
+    return sum(_rooms(node.free, demand.each) for node in _of_kind(demand, inventory))
+
+
+def _of_kind(demand: Demand, inventory: Sequence[Node]) -> list[Node]:
+    return [node for node in inventory if demand.gpu_type in ("", node.gpu_type)]
 
 
 def _check_shares(layout: Layout, gang: Mapping[str, float]) -> None:

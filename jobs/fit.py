@@ -28,6 +28,7 @@ from jobs.parallel.parted import Parted, part
 from jobs.prepared import open_split, read_split, read_transform
 from jobs.spec import EarlyStoppingSpec, RingSpec
 from jobs.start import put_start
+from jobs.stop_sign import StopSign
 from jobs.teacher import taught
 from jobs.trainable import check_sections, freeze, make_trainable
 from jobs.training_step import TrainingStep
@@ -110,6 +111,8 @@ class _Watched(Training):
     valid: pa.Table | None
     """The validation rows, on the first worker."""
     meter: Meter
+    stop_sign: StopSign | None
+    """None where nothing stops training midway."""
 
 
 def check(spec: RingSpec) -> None:
@@ -149,21 +152,32 @@ def fit(
     report: Callable[[EpochReport], None],
     device: torch.device = CPU,
     rows: Rows | None = None,
-) -> None:
+    is_to_stop: Callable[[], bool] | None = None,
+) -> bool:
     """Train to the last epoch or until the watched metric no longer gets better.
 
     Goes on from the newest of `checkpoints`, whatever layout it was saved on, to the same result as a run that was
     never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch.
     Without `rows`, the training rows in the order of their visit, each worker reads them for itself.
+
+    Args:
+        is_to_stop: asked about once a second, on the first worker, whether to leave off.
+
+    Returns:
+        Whether training came to its end; where it left off, the checkpoint of its last step is written.
     """
     newest = _newest(checkpoints)
-    training = _watched(set_up(spec, storage, prepared, device, rows, newest is not None), storage, prepared)
+    begun = set_up(spec, storage, prepared, device, rows, newest is not None)
+    training = _watched(begun, storage, prepared, is_to_stop)
     progress = _resume(training, checkpoints, newest) if checkpoints and newest is not None else Progress()
     with _open_writer(spec, checkpoints) as writer:
         while not progress.stopped:
             progress, epoch_report = _epoch(training, progress, writer)
             _save(training, progress, writer)
+            if epoch_report is None:
+                return False
             report(epoch_report)
+    return True
 
 
 def set_up(
@@ -207,12 +221,13 @@ def set_up(
     return Training(spec, transform, feed, parted, step)
 
 
-def _watched(training: Training, storage: Storage, prepared: str) -> _Watched:
+def _watched(training: Training, storage: Storage, prepared: str, is_to_stop: Callable[[], bool] | None) -> _Watched:
     spec = training.spec
     valid = read_split(storage, prepared, "valid", WORKLOADS[spec.workload.kind].ties) if rank() == 0 else None
     batch = None if valid is None else valid.slice(0, spec.train.batch_size)
     flops = None if batch is None else flops_a_row(spec.workload, training.transform, batch)
-    return _Watched(**vars(training), valid=valid, meter=Meter(training.parted, flops))
+    stop_sign = StopSign(is_to_stop) if is_to_stop else None
+    return _Watched(**vars(training), valid=valid, meter=Meter(training.parted, flops), stop_sign=stop_sign)
 
 
 def _newest(checkpoints: Checkpoints | None) -> int | None:
@@ -245,8 +260,10 @@ def _save(training: Training, progress: Progress, writer: CheckpointWriter | Non
         writer.save(training.parted.model, training.step.optimizer, replace(progress, loss_scale=scale))
 
 
-def _epoch(training: _Watched, progress: Progress, writer: CheckpointWriter | None) -> tuple[Progress, EpochReport]:
-    """Train to the end of the epoch that `progress` stands in, then validate."""
+def _epoch(
+    training: _Watched, progress: Progress, writer: CheckpointWriter | None
+) -> tuple[Progress, EpochReport | None]:
+    """Train to the end of the epoch that `progress` stands in, then validate; no report where it leaves off before."""
     train, steps_an_epoch = training.spec.train, training.feed.steps_an_epoch
     epoch, first = divmod(progress.step, steps_an_epoch)
     started = time.monotonic()
@@ -263,10 +280,13 @@ def _epoch(training: _Watched, progress: Progress, writer: CheckpointWriter | No
         num_trained += rows.num_rows
         waited_s += rows.waited_s
         progress = replace(progress, step=progress.step + 1)
+        stops = training.stop_sign is not None and not is_last and training.stop_sign.seen()
         is_due = train.checkpoint_every_steps and progress.step % train.checkpoint_every_steps == 0
-        if is_due and not is_last:
-            so_far = progress.epoch_loss + float(training.parted.summed(summed_loss))
-            _save(training, replace(progress, epoch_loss=so_far), writer)
+        if stops or (is_due and not is_last):
+            so_far = replace(progress, epoch_loss=progress.epoch_loss + float(training.parted.summed(summed_loss)))
+            if stops:
+                return so_far, None
+            _save(training, so_far, writer)
     loss = (progress.epoch_loss + float(training.parted.summed(summed_loss))) / training.feed.num_rows
     step_losses = training.parted.summed(torch.stack(each_loss)).tolist()  # at once: a step waits for nothing
     trained_s = time.monotonic() - started

@@ -109,8 +109,8 @@ def _numerics(spec: RingSpec, storage: Storage, *names: str) -> dict[str, Any]:
     taught_by = {"teacher": teacher.version} if teacher else {}
     started_from = {"start": start.key()} if start else {}
     given = sections(spec, *names)
-    for key in ("max_failures", "collective_timeout_s", "mlflow"):
-        del given["train"][key]  # how much a run survives, or who hears of it, changes no loss
+    for key in ("max_failures", "collective_timeout_s", "elastic", "mlflow"):
+        del given["train"][key]  # how much a run survives, on how many workers, or who hears of it, changes no loss
     return {**given, "precision": spec.layout.precision, **taught_by, **started_from}
 
 

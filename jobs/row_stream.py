@@ -16,6 +16,7 @@ import ray
 from ray.data import DataContext
 
 from cluster.errors import SpecError
+from cluster.reservation import NODE_LABEL
 from jobs.dataset import blocks_of, each
 from jobs.parallel.sample_order import PAGE_ROWS, EpochOrder, steps_in_epoch
 from jobs.prepared import Split
@@ -92,7 +93,10 @@ class RowStream:
 
 def open_stream(split: Split, seed: int, train: TrainSpec, step: int) -> RowStream:
     """Start the reader, for training that goes on at `step`; it ends when the process that opened it drops it."""
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Reader)
+    # Beside the driver, so that it does not go with a node that training can do without: with it the rows would go that
+    # it has read, and the actor that speaks with the autoscaler, which Ray Data starts where it is first needed.
+    here = {NODE_LABEL: str(ray.get_runtime_context().get_node_id())}
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=here)(_Reader)
     stream = RowStream(
         actor.remote(split, seed, train.shuffle_rows), split.num_rows, seed, train.shuffle_rows, train.num_epochs
     )

@@ -1,7 +1,7 @@
-"""What a training run came to epoch by epoch, in files beside its checkpoints: for its page, and for who asks later.
+"""What a training run came to, epoch by epoch and start by start, in files beside its checkpoints.
 
 checkpoints/<name>/<key>/run/epoch-00001.json    an epoch, with its anomalies; written anew where it is trained again
-checkpoints/<name>/<key>/run/places.json         the node of each worker, by rank
+checkpoints/<name>/<key>/run/start-00000480.json  workers that began to train after that step; the newest such
 checkpoints/<name>/<key>/run/failure.json        what the newest start failed with; empty where it did not
 """
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
+from cluster.layout import Layout
 from cluster.storage import Storage
 from jobs.anomalies import Anomaly
 from jobs.fit import EpochReport
@@ -24,7 +25,21 @@ class LoggedEpoch:
     anomalies: tuple[Anomaly, ...]
 
 
+@dataclass(frozen=True)
+class Start:
+    """Workers that began to train."""
+
+    step: int
+    """That they went on from."""
+    layout: Layout
+    nodes: tuple[str, ...]
+    """Where each rank stands."""
+    why: str = ""
+    """They have this layout and no other; empty where it was never in question."""
+
+
 _EPOCH = TypeAdapter(LoggedEpoch)
+_START = TypeAdapter(Start)
 
 
 class RunLog:
@@ -39,9 +54,9 @@ class RunLog:
         content = asdict(LoggedEpoch(report, tuple(anomalies)))
         self._storage.write(f"{self._folder}/epoch-{report.epoch:05d}.json", json.dumps(content).encode())
 
-    def add_places(self, nodes: Sequence[str]) -> None:
-        """Write on which node each rank stands."""
-        self._storage.write(f"{self._folder}/places.json", json.dumps(list(nodes)).encode())
+    def add_start(self, start: Start) -> None:
+        """Write who begins to train."""
+        self._storage.write(f"{self._folder}/start-{start.step:08d}.json", _START.dump_json(start))
 
     def set_failure(self, told: str) -> None:
         """Write what a run failed with; nothing, where it begins anew."""
@@ -58,12 +73,9 @@ class RunLog:
         """All that were written, in order."""
         return [_EPOCH.validate_python(json.loads(self._storage.read(path))) for path in self._paths("epoch-")]
 
-    def places(self) -> list[str]:
-        """The node of each rank, of the newest start; none where no worker has started."""
-        found: list[str] = []
-        for path in self._paths("places"):
-            found = json.loads(self._storage.read(path))
-        return found
+    def starts(self) -> list[Start]:
+        """In the order of their steps; of those that went on from the same step the newest."""
+        return [_START.validate_json(self._storage.read(path)) for path in self._paths("start-")]
 
     def _paths(self, prefix: str) -> list[str]:
         if not self._storage.exists(self._folder):

@@ -130,6 +130,23 @@ class LoraSpec(Spec):
     """Names of linear layers, as fnmatch patterns: all in the layers of a decoder, unless told otherwise."""
 
 
+class ElasticSpec(Spec):
+    """How many workers a run may have where devices come and go: as many whole model replicas as there is room for."""
+
+    min_workers: int = Field(1, ge=1)
+    """While there is room for fewer, training waits."""
+    max_workers: int = Field(ge=1)
+    """Also what an autoscaler is asked for."""
+    look_every_s: float = Field(10, gt=0)
+    """How often a run looks whether there is room for more; it takes what it sees twice in a row."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ElasticSpec":
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"max_workers={self.max_workers} is below min_workers={self.min_workers}; raise it")
+        return self
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -167,6 +184,8 @@ class TrainSpec(Spec):
     """How long a worker waits for another one before the run counts as failed."""
     max_failures: int = Field(3, ge=0)
     """Deaths of workers that a run survives, each time going on from the last checkpoint."""
+    elastic: ElasticSpec | None = None
+    """Lets the number of model replicas follow the cluster; None keeps to `layout`."""
     mlflow: str | None = None
     """The address of an MLflow server that is told of every epoch, such as http://mlflow:5000; needs the extra
     `mlflow`."""

@@ -7,6 +7,8 @@ next run goes on from the last checkpoint.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,13 +18,16 @@ import ray.train.torch
 
 from cluster.command import run as run_command
 from cluster.errors import SpecError, UserError
+from cluster.layout import Layout
 from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
-from cluster.reservation import PlacedTrainer, check_room
+from cluster.reservation import PlacedTrainer, check_room, context
+from cluster.scaling import STOPPED, ElasticTrainer, is_to_stop
 from cluster.spec import dump, parse, with_values
 from cluster.storage import Storage
 from jobs import version
 from jobs.anomalies import OF_FALLING_LOSS, Watch
+from jobs.elastic import elastic_layouts
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
@@ -32,7 +37,7 @@ from jobs.parallel.collectives import all_of
 from jobs.prepared import open_split, read_profile, read_split, read_train, read_transform
 from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
-from jobs.run_log import RunLog
+from jobs.run_log import RunLog, Start
 from jobs.search.plan import read_plan
 from jobs.spec import RingSpec, TrainSpec
 from jobs.stage import main as stage_main
@@ -48,10 +53,11 @@ def run(spec: RingSpec, storage: Storage) -> Made:
 
     Raises:
         DataError: nothing is prepared for this spec.
-        SpecError: the layout, batch or metric does not fit the workload.
+        SpecError: the layout, its bounds, batch or metric does not fit the workload.
     """
     spec, plan_note = planned(spec, storage)
     check(spec)
+    layouts_of(spec)
     registry = Registry(storage, spec.name)
     inputs = train_inputs(spec, storage)
     prepared = prepared_folder(spec, storage)
@@ -101,6 +107,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
             f"  {plan_note}",
             *([f"  start with {start.line()}"] if start else []),
             *_part_line(train),
+            *_elastic_line(spec),
             f"  {spec.layout.num_workers} workers ({spec.layout.line()}), "
             f"global batch {train.batch_size}, at most {train.num_epochs} epochs",
             f"  {optimizer.name}, learning rate {optimizer.learning_rate:g} ({train.schedule}), "
@@ -119,6 +126,17 @@ def _part_line(train: TrainSpec) -> list[str]:
     return [f"  leave as it is {', '.join(train.freeze)}"] if train.freeze else []
 
 
+def layouts_of(spec: RingSpec) -> list[Layout]:
+    """The layouts that the run may have, the best one first: the spec's own, unless the run is elastic."""
+    return elastic_layouts(spec) if spec.train.elastic else [spec.layout]
+
+
+def _elastic_line(spec: RingSpec) -> list[str]:
+    if not spec.train.elastic:
+        return []
+    return [f"  as there is room for, one of: {'; '.join(layout.line() for layout in layouts_of(spec))}"]
+
+
 def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
     """The spec with the values of the plan that was searched for it, and a line that says so."""
     if spec.tune.num_trials == 0:
@@ -129,20 +147,21 @@ def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
     return with_values(spec, found.values), f"plan: {found.line()}"
 
 
-def train_on_worker(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on every worker."""
+def train_on_worker(settings: dict[str, Any]) -> str | None:
+    """What Ray Train calls on every worker; returns `STOPPED` where others are to go on."""
     storage = Storage(settings["storage"])
     checkpoints = Checkpoints(storage, settings["checkpoints"])
-    is_first = ray.train.get_context().get_world_rank() == 0
-    spec = parse(RingSpec, settings["spec"], "the driver's spec")
+    told = context()
+    is_first = told.world_rank == 0
+    spec = parse(RingSpec, settings["spec"], "the driver's spec").model_copy(update={"layout": told.layout})
     log = RunLog(storage, checkpoints.folder)
     workload = WORKLOADS[spec.workload.kind]
     untold = OF_FALLING_LOSS if workload.partition(spec.workload).turns else ()
     watch = Watch(spec.train.early_stopping, workload.lower_is_better, untold)
     mlflow: MlflowRun | None = settings["mlflow"]
-    places = all_of(str(ray.get_runtime_context().get_node_id()))
+    nodes = tuple(all_of(str(ray.get_runtime_context().get_node_id())))
     if is_first:
-        log.add_places(places)
+        log.add_start(Start(max(checkpoints.steps(), default=0), told.layout, nodes, told.why))
     with EventFiles(storage, f"{settings['checkpoints']}/tensorboard", enabled=is_first) as events:
 
         def report(epoch: EpochReport) -> None:
@@ -158,7 +177,17 @@ def train_on_worker(settings: dict[str, Any]) -> None:
             ray.train.report({"step": epoch.step, **epoch.metrics})
 
         stream: RowStream = settings["rows"]
-        fit(spec, storage, settings["prepared"], checkpoints, report, ray.train.torch.get_device(), stream.rows)
+        has_ended = fit(
+            spec,
+            storage,
+            settings["prepared"],
+            checkpoints,
+            report,
+            ray.train.torch.get_device(),
+            stream.rows,
+            is_to_stop if spec.train.elastic else None,
+        )
+    return None if has_ended else STOPPED
 
 
 def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, mlflow: MlflowRun | None) -> None:
@@ -188,14 +217,17 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
 
 
 def _start_workers(spec: RingSpec, settings: dict[str, Any]) -> None:
-    workers = workers_of(spec, spec.layout, num_gpus())
+    best, *fallbacks = layouts_of(spec)
+    least = fallbacks[-1] if fallbacks else best
+    workers = workers_of(spec, least, num_gpus())
     wait = check_room(workers.layout, workers.demand)
     if wait:
         print(f"train: waiting; {wait}", flush=True)
+    elastic = spec.train.elastic
     with TemporaryDirectory() as scratch:
         run_on_workers(
-            workers,
-            PlacedTrainer,
+            replace(workers, layout=best),
+            partial(ElasticTrainer, fallbacks, elastic.look_every_s) if elastic else PlacedTrainer,
             train_on_worker,
             settings,
             name=f"train-{spec.name}",

@@ -79,8 +79,8 @@ def num_gpus() -> float:
 
 def run_on_workers(
     workers: Workers,
-    trainer: type[PlacedTrainer],
-    function: Callable[[dict[str, Any]], None],
+    trainer: Callable[..., PlacedTrainer],
+    function: Callable[[dict[str, Any]], object],
     settings: dict[str, Any],
     *,
     name: str,
@@ -91,7 +91,7 @@ def run_on_workers(
     """Call a function with these settings on every worker, anew after each of `train.max_failures` deaths.
 
     Args:
-        trainer: which reservation they stand in.
+        trainer: which reservation they stand in, and whether others follow when there is room for more or fewer.
         scratch: a local folder for what Ray Train writes down of the run.
 
     Raises:

@@ -10,7 +10,7 @@ from jobs.anomalies import Anomaly
 from jobs.fit import EpochReport
 from jobs.report.plots import lines
 from jobs.report.style import STYLE
-from jobs.run_log import LoggedEpoch, RunLog
+from jobs.run_log import LoggedEpoch, RunLog, Start
 from jobs.spec import RingSpec
 from jobs.usage import Usage
 
@@ -41,18 +41,19 @@ OTHERS: dict[str, Callable[[EpochReport], float | None]] = {
 def write_run_page(spec: RingSpec, storage: Storage, checkpoints: str) -> str:
     """Write the page of the run with these checkpoints, as far as it got; returns its path in the storage."""
     log, path = RunLog(storage, checkpoints), f"{checkpoints}/report.html"
-    storage.write(path, run_page(spec, log.epochs(), log.places(), log.failure()).encode())
+    storage.write(path, run_page(spec, log.epochs(), log.starts(), log.failure()).encode())
     return storage.path(path)
 
 
-def run_page(spec: RingSpec, epochs: Sequence[LoggedEpoch], places: Sequence[str], failure: str = "") -> str:
+def run_page(spec: RingSpec, epochs: Sequence[LoggedEpoch], starts: Sequence[Start], failure: str = "") -> str:
     """The whole page, which needs nothing else. Every name and value is escaped."""
     reports = [epoch.report for epoch in epochs]
     found = [anomaly for epoch in epochs for anomaly in epoch.anomalies]
     peaks = [report.usage.peak_bytes for report in reports if report.usage][-1:] or [()]
     sections = [
         *(_head(spec, reports, found), _findings(found, failure), _curves(reports), _table(reports)),
-        _layout(spec, places, peaks[0]),
+        _starts(starts),
+        *(_layout(start.layout, start.nodes, peaks[0]) for start in starts[-1:]),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
@@ -156,10 +157,21 @@ def _cells(report: EpochReport) -> list[str]:
     ]
 
 
-def _layout(spec: RingSpec, places: Sequence[str], peaks: Sequence[int]) -> str:
-    """A box a node, in it its ranks with their coordinates and the memory of each; without workers there is none."""
-    if not places:
+def _starts(starts: Sequence[Start]) -> str:
+    """Which workers trained from which step on, where they were not always the same."""
+    told = [start for number, start in enumerate(starts) if not number or start.layout != starts[number - 1].layout]
+    if len(told) < 2:
         return ""
+    items = "".join(
+        f"<li>from step {start.step:,} on {start.layout.num_workers} workers, {escape(start.layout.line())}"
+        f"{f' ({escape(start.why)})' if start.why else ''}</li>"
+        for start in told
+    )
+    return f'<section id="starts"><h2>Workers came and went</h2><ul>{items}</ul></section>'
+
+
+def _layout(layout: Layout, places: Sequence[str], peaks: Sequence[int]) -> str:
+    """A box a node, in it its ranks with their coordinates and the memory of each."""
     nodes = list(dict.fromkeys(places))
     drawn, y = [], 0
     for number, node in enumerate(nodes):
@@ -169,7 +181,7 @@ def _layout(spec: RingSpec, places: Sequence[str], peaks: Sequence[int]) -> str:
         drawn.append(f'<rect class="node" x="0.5" y="{y + 0.5}" width="{width}" height="{height - GAP}" rx="6"/>')
         drawn.append(f'<text x="{GAP}" y="{y + 15}">node {number + 1}, {escape(node[:8])}</text>')
         peak = dict(enumerate(peaks))
-        drawn += [_rank(spec.layout, rank, peak.get(rank), place, y + 20) for place, rank in enumerate(ranks)]
+        drawn += [_rank(layout, rank, peak.get(rank), place, y + 20) for place, rank in enumerate(ranks)]
         y += height
     said = f"{len(places)} workers on {len(nodes)} nodes"
     view = f"0 0 {RANKS_A_ROW * (BOX + GAP) + GAP + 1} {y + 1}"

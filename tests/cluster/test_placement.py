@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.layout import Layout
-from cluster.placement import Demand, InfeasibleError, Node, OccupiedError, Placement, place
+from cluster.placement import Demand, InfeasibleError, Node, OccupiedError, Placement, num_free, place, place_first
 
 GPU = Demand({"CPU": 1.0, "GPU": 1.0})
 
@@ -151,3 +151,32 @@ def test_what_others_hold_is_told_from_what_is_not_there() -> None:
 def test_gangs_are_told_by_their_nodes() -> None:
     placement = place(Layout(tensor=2, replicate=2), GPU, nodes(2, 2))
     assert (placement.gang, placement.gang_nodes) == (2, ("a", "b"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(layouts, min_size=1, max_size=5), demands, inventories)
+def test_the_first_layout_that_there_is_room_for_is_placed(
+    wanted: list[Layout], demand: Demand, inventory: list[Node]
+) -> None:
+    def fits(layout: Layout) -> bool:
+        try:
+            place(layout, demand, inventory)
+        except InfeasibleError:
+            return False
+        return True
+
+    fitting = [layout for layout in wanted if fits(layout)]
+    if fitting:
+        assert place_first(wanted, demand, inventory) == (fitting[0], place(fitting[0], demand, inventory))
+        return
+    with pytest.raises(InfeasibleError) as last:
+        place(wanted[-1], demand, inventory)
+    with pytest.raises(last.type) as found:
+        place_first(wanted, demand, inventory)
+    assert str(found.value) == str(last.value)
+
+
+def test_room_is_counted_by_worker_on_nodes_that_will_do() -> None:
+    there = [node("a", 3), node("b", 2, cpus=1), node("c", 4, gpu_type="H100")]
+    assert num_free(GPU, there) == 8
+    assert num_free(Demand({"GPU": 0.5}, "H100"), there) == 8

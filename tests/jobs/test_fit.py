@@ -332,3 +332,23 @@ def test_check_names_the_nearest_metric(ring: Ring) -> None:
     message = r"train.early_stopping.metric: 'rmsee' is no metric of this workload. Did you mean 'rmse'\? Valid: "
     with pytest.raises(SpecError, match=message):
         check(ring.spec("train.early_stopping.metric=rmsee"))
+
+
+@pytest.mark.ray
+def test_a_run_that_is_asked_to_stop_saves_its_last_step_and_goes_on_from_it(
+    cluster: Cluster, prepared_ring: Ring
+) -> None:
+    spec = single(prepared_ring)
+    whole, stopped = (checkpoints_at(prepared_ring, f"asked-{name}") for name in ("whole", "stopped"))
+    expected = same_epochs(fitted(prepared_ring, spec, whole))
+    prepared = prepared_folder(spec, prepared_ring.storage)
+    reports: list[EpochReport] = []
+    assert not fit(spec, prepared_ring.storage, prepared, stopped, reports.append, is_to_stop=lambda: len(reports) == 1)
+    (last,) = stopped.steps()[-1:]
+    assert STEPS_AN_EPOCH < last < 2 * STEPS_AN_EPOCH
+    assert stopped.progress(last).epoch_loss > 0
+    assert fit(spec, prepared_ring.storage, prepared, stopped, reports.append, is_to_stop=lambda: False)
+    found = same_epochs(reports)
+    assert found[1].loss == pytest.approx(expected[1].loss, rel=1e-6)  # summed in two parts
+    assert [found[0], replace(found[1], loss=expected[1].loss), *found[2:]] == expected
+    assert state_at(stopped, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.layout import Layout
 from cluster.storage import Storage
 from jobs.anomalies import Anomaly
-from jobs.run_log import LoggedEpoch, RunLog
+from jobs.run_log import LoggedEpoch, RunLog, Start
 from tests.jobs.test_anomalies import ONE
 from tests.s3 import S3Server
 
+FIRST = Start(0, Layout(replicate=3), ("a", "a", "b"))
 ODD = Anomaly("spike", 7, "the loss is 9", "Look for odd rows")
 
 
@@ -20,7 +22,7 @@ def log(tmp_path: Path) -> RunLog:
 
 def test_a_run_that_has_not_begun_has_nothing(log: RunLog) -> None:
     assert log.epochs() == []
-    assert log.places() == []
+    assert log.starts() == []
 
 
 def test_epochs_come_back_in_order_and_as_they_were(log: RunLog) -> None:
@@ -28,9 +30,10 @@ def test_epochs_come_back_in_order_and_as_they_were(log: RunLog) -> None:
     second = replace(ONE, epoch=2, loss=math.inf, is_best=False)
     log.add(second, [])
     log.add(first, [ODD])
-    log.add_places(["a", "a", "b"])
+    log.add_start(Start(480, Layout(tensor=2), ("b", "b"), "2 devices are there"))
+    log.add_start(FIRST)
     assert log.epochs() == [LoggedEpoch(first, (ODD,)), LoggedEpoch(second, ())]
-    assert log.places() == ["a", "a", "b"]
+    assert log.starts() == [FIRST, Start(480, Layout(tensor=2), ("b", "b"), "2 devices are there")]
 
 
 def test_a_loss_that_is_no_number_comes_back_too(log: RunLog) -> None:
@@ -38,6 +41,12 @@ def test_a_loss_that_is_no_number_comes_back_too(log: RunLog) -> None:
     [epoch] = log.epochs()
     assert math.isnan(epoch.report.loss)
     assert math.isnan(epoch.report.step_losses[1])
+
+
+def test_of_starts_from_the_same_step_the_newest_stays(log: RunLog) -> None:
+    log.add_start(FIRST)
+    log.add_start(Start(0, Layout(replicate=2), ("a", "b")))
+    assert [start.layout.replicate for start in log.starts()] == [2]
 
 
 def test_an_epoch_that_is_trained_again_replaces_itself(log: RunLog) -> None:
@@ -50,9 +59,9 @@ def test_an_epoch_that_is_trained_again_replaces_itself(log: RunLog) -> None:
 def test_the_log_of_a_run_on_s3_comes_back(s3: S3Server) -> None:
     log = RunLog(s3.storage("run-log"), "checkpoints/films/key")
     log.add(ONE, [ODD])
-    log.add_places(["a"])
+    log.add_start(FIRST)
     assert log.epochs() == [LoggedEpoch(ONE, (ODD,))]
-    assert log.places() == ["a"]
+    assert log.starts() == [FIRST]
 
 
 def test_what_a_run_failed_with_stays_until_it_begins_anew(tmp_path: Path) -> None:

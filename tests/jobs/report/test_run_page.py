@@ -13,21 +13,23 @@ from cluster.layout import Layout
 from cluster.storage import Storage
 from jobs.anomalies import Anomaly
 from jobs.report.run_page import MAX_POINTS, run_page, write_run_page
-from jobs.run_log import LoggedEpoch, RunLog
+from jobs.run_log import LoggedEpoch, RunLog, Start
 from jobs.spec import RingSpec, load_ring
 from jobs.usage import Usage
 from tests.jobs.test_anomalies import ONE
 
 SPECS = Path(__file__).parents[3] / "jobs/specs"
 ODD = Anomaly("spike", 1007, "the loss is <9>", "Look for odd rows & others")
-PLACES = ["node-b", "node-b", "node-a", "node-a", "node-b", "node-b", "node-a", "node-a"]
+EIGHT = Layout(replicate=2, pipeline=2, tensor=2, micro_batches=2)
+PLACES = ("node-b", "node-b", "node-a", "node-a", "node-b", "node-b", "node-a", "node-a")
+STARTS = [Start(0, EIGHT, PLACES)]
 CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
 def spec() -> RingSpec:
     given = load_ring(SPECS / "vision.yaml", ["train.early_stopping.metric=accuracy"])
-    return given.model_copy(update={"layout": Layout(replicate=2, pipeline=2, tensor=2, micro_batches=2)})
+    return given.model_copy(update={"layout": EIGHT})
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def test_there_is_a_curve_of_everything_that_was_measured(spec: RingSpec, epochs
 def test_what_a_run_took_is_drawn_where_it_is_known(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
     usage = Usage(None, 3e12, 0.41, None, (2**30, 3 * 2**29, *[2**30] * 6))
     measured = [replace(epoch, report=replace(epoch.report, usage=usage)) for epoch in epochs]
-    tree = tree_of(run_page(spec, measured, PLACES))
+    tree = tree_of(run_page(spec, measured, STARTS))
     names = {words(next(card.iter("h3"))) for card in tree.iter("article") if card.get("class") == "card"}
     assert {"TFLOP/s", "MFU", "peak memory of a worker, GiB"} < names
     assert not names & {"tokens/s", "share of time with messages"}
@@ -106,7 +108,7 @@ def test_what_a_run_took_is_drawn_where_it_is_known(spec: RingSpec, epochs: list
 
 
 def test_each_worker_stands_in_the_box_of_its_node(spec: RingSpec, epochs: list[LoggedEpoch]) -> None:
-    tree = tree_of(run_page(spec, epochs, PLACES))
+    tree = tree_of(run_page(spec, epochs, STARTS))
     [drawing] = [each for each in tree.iter("svg") if each.get("class") == "nodes"]
     assert drawing.get("aria-label") == "8 workers on 2 nodes"
     boxes = [box for box in drawing.iter("rect") if box.get("class") == "node"]
@@ -122,6 +124,24 @@ def test_each_worker_stands_in_the_box_of_its_node(spec: RingSpec, epochs: list[
     assert "R1 P1" in texts
 
 
+def test_workers_that_came_and_went_are_told_and_those_of_now_are_drawn(
+    spec: RingSpec, epochs: list[LoggedEpoch]
+) -> None:
+    four = Start(
+        1200, EIGHT.model_copy(update={"replicate": 1, "accumulation": 2}), PLACES[:4], "<4> devices are there"
+    )
+    tree = tree_of(run_page(spec, epochs, [*STARTS, replace(STARTS[0], step=800), four]))
+    [came] = [each for each in tree.iter("section") if each.get("id") == "starts"]
+    assert [words(item) for item in came.iter("li")] == [
+        "from step 0 on 8 workers, replicate=2 tensor=2 pipeline=2 micro_batches=2",
+        "from step 1,200 on 4 workers, tensor=2 pipeline=2 micro_batches=2 accumulation=2 (<4> devices are there)",
+    ]
+    [drawing] = [each for each in tree.iter("svg") if each.get("class") == "nodes"]
+    assert drawing.get("aria-label") == "4 workers on 2 nodes"
+    assert "R0" not in words(drawing)
+    assert 'id="starts"' not in run_page(spec, epochs, STARTS)
+
+
 def test_a_run_without_an_epoch_says_so(spec: RingSpec) -> None:
     page = run_page(spec, [], [])
     assert "No epoch came to its end." in page
@@ -134,16 +154,16 @@ def test_it_is_written_beside_the_checkpoints(spec: RingSpec, epochs: list[Logge
     log = RunLog(storage, "checkpoints/vision/key")
     for epoch in epochs:
         log.add(epoch.report, epoch.anomalies)
-    log.add_places(PLACES)
+    log.add_start(STARTS[0])
     path = write_run_page(spec, storage, "checkpoints/vision/key")
     assert path == str(tmp_path / "checkpoints/vision/key/report.html")
-    assert Path(path).read_text() == run_page(spec, epochs, PLACES)
+    assert Path(path).read_text() == run_page(spec, epochs, STARTS)
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, a Debian package")
 def test_a_browser_draws_it(spec: RingSpec, epochs: list[LoggedEpoch], tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(run_page(spec, epochs, PLACES))
+    (tmp_path / "report.html").write_text(run_page(spec, epochs, STARTS))
     picture = tmp_path / "report.png"
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1200,1600", f"--screenshot={picture}", (tmp_path / "report.html").as_uri()]

@@ -42,7 +42,7 @@ def test_a_pipeline_is_filled_and_emptied_once(pipeline: int, micro_batches: int
     assert _span(orders(layout), durations, hops, lambda num_places: 1.0) == pytest.approx(expected)
 
 
-def test_places_on_one_processor_take_as_long_as_all_their_work() -> None:
+def test_places_side_by_side_take_as_long_as_all_their_work() -> None:
     layout = Layout(pipeline=2, micro_batches=4)
     durations = {(part, stage): _Duration(1.0, 0.0) for part in ("forward", "backward") for stage in range(2)}
     span = _span(orders(layout), durations, [0.0], lambda num_places: 1 / num_places)
@@ -55,7 +55,7 @@ def test_two_replicas_take_half_as_long_and_recomputing_a_third_more() -> None:
     assert foreseen({"recompute": True}).compute == pytest.approx(whole * 4 / 3, rel=0.1)
 
 
-def test_workers_that_share_cores_slow_each_other_down() -> None:
+def test_crowded_workers_slow_each_other_down() -> None:
     crowded = ALONE.model_copy(update={"cores": 1.0, "overlaps": False})
     assert foreseen({"replicate": 2}, crowded).compute == pytest.approx(2 * foreseen({"replicate": 2}).compute)
 
