@@ -12,11 +12,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, Wor
 from ray.train.torch import TorchConfig
 
 from cluster.environment import applied
-from cluster.errors import ClusterError, SpecError
+from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.placement import Demand, PlacementSpec
 from cluster.reservation import PlacedTrainer
-from jobs.failures import classify, user_error_of
+from jobs.failures import TrainingFailedError, classify, user_error_of
 from jobs.spec import RingSpec, TrainSpec
 
 BACKENDS = "cpu:gloo,cuda:nccl"
@@ -41,6 +41,11 @@ class Workers:
     def on_gpu(self) -> bool:
         """Whether they train on GPUs."""
         return "GPU" in self.demand.each
+
+    @property
+    def device(self) -> str:
+        """The kind of device, as torch names it."""
+        return "cuda" if self.on_gpu else "cpu"
 
     @property
     def backend(self) -> str:
@@ -95,7 +100,7 @@ def run_on_workers(
         scratch: a local folder for what Ray Train writes down of the run.
 
     Raises:
-        ClusterError: workers died more often; the message says of what, and what to do.
+        TrainingFailedError: workers died more often; the message says of what, and what to do.
         RaylineError: what the function raised of our own.
     """
     with applied(TRAIN_ENVIRONMENT), _interrupt_restored():
@@ -121,7 +126,7 @@ def run_on_workers(
             placed.fit()
         except WorkerGroupError as error:
             failures = error.worker_failures
-            raise user_error_of(failures) or ClusterError(classify(failures).line()) from error
+            raise user_error_of(failures) or TrainingFailedError(classify(failures)) from error
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def searched(ring: Ring, *overrides: str) -> Plan:
 
 def unfinished(ring: Ring) -> list[Path]:
     """Scratch folders of searches."""
-    return [path for path in Path(ring.storage.path("plans/films")).iterdir() if path.name.startswith(".")]
+    return [path for path in Path(ring.storage.path("plans/films")).iterdir() if path.name.endswith(".search")]
 
 
 def in_use() -> dict[str, list[Any]]:
@@ -203,10 +203,57 @@ def test_plan_says_on_how_many_workers_a_trial_trains(ring: Ring) -> None:
     assert "  4 trials of at most 2 epochs, on 2 workers (shard=2), 2 at once, for the best ndcg_at_10, over" in planned
 
 
+def test_plan_says_which_layouts_are_searched(ring: Ring) -> None:
+    layouts = "tune.layouts=[{replicate: 2}, {shard: 2}]"
+    assert tune.plan(ring.spec(layouts), ring.storage).splitlines() == [
+        "tune: run (first run)",
+        "  2 layouts: 5 steps of the 4 that the forecast finds fastest",
+    ]
+    both = tune.plan(
+        ring.spec(
+            "tune={layouts: all, devices: 4, num_trials: 2, workers: layout, space: {train.batch_size: [64, 128]}}"
+        ),
+        ring.storage,
+    )
+    assert both.splitlines()[1:3] == [
+        "  all layouts of 4 devices: 5 steps of the 4 that the forecast finds fastest",
+        "  2 trials of at most 3 epochs, on the fastest layout, as many at once as there is room for, "
+        "for the best ndcg_at_10, over",
+    ]
+
+
+@pytest.mark.parametrize("stage", [tune.run, tune.plan])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune.layouts=[]"], "tune.layouts lists none"),
+        (
+            ["tune.layouts=[{tensor: 2}]"],
+            r"tune.layouts.0 \(tensor=2\): layout.tensor=2 makes no sense for the recommender",
+        ),
+        (["tune.layouts=[{replicate: 8}]", "tune.devices=4"], "needs 8 devices, there are 4"),
+        (["tune.layouts=[{replicate: 3}]"], "train.batch_size=64 rows do not divide over layout.replicate=3"),
+        (
+            ["tune.layouts=all", "train.early_stopping.metric=ndcg"],
+            "'ndcg' is no metric of this workload. Did you mean",
+        ),
+    ],
+)
+def test_a_layout_or_metric_that_is_none_is_said_before_any_trial(
+    ring: Ring, stage: Callable[..., object], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        stage(ring.spec(*overrides), ring.storage)
+
+
 def test_an_override_on_the_command_line_is_not_searched(ring: Ring) -> None:
     planned = tune.plan(ring.spec("tune.num_trials=4", "train.batch_size=32"), ring.storage)
     assert "train.batch_size" not in planned
     assert "train.optimizer.learning_rate: 0.001 to 0.1" in planned
+    assert ring.spec("tune.layouts=all", "layout.precision=bf16").tune.layouts == "all"
+    ring.spec_file.write_text(ring.spec_file.read_text().replace("tune:", "tune:\n  layouts: all"))
+    assert ring.spec().tune.layouts == "all"
+    assert ring.spec("layout.shard=2").tune.layouts is None
 
 
 def test_nothing_prepared_is_said_with_the_command(ring: Ring) -> None:
@@ -226,9 +273,12 @@ def test_nothing_prepared_is_said_with_the_command(ring: Ring) -> None:
         ("{train.optimizer.name: [adamw, adamax]}", "tune.space.train.optimizer.name=adamax: .*'adam', 'rmsprop' or"),
         ("{train.optimizer.weight_decay: {low: -1.0, high: 1.0}}", "weight_decay=-1.0: .*greater than or equal to 0"),
         ("{workload.dropout: [0.1, 1.0]}", "tune.space.workload.dropout=1.0: .*less than 1"),
-        ("{workload.min_rating: [1.0]}", "another workload.min_rating needs other prepared rows"),
-        ("{prepare.split.test: [0.2]}", "only keys of workload and train can be searched, 'prepare.split.test' is"),
-        ("{layout.replicate: [1, 2]}", "only keys of workload and train can be searched"),
+        ("{workload.min_rating: [1.0]}", "workload.min_rating=1.0: another value needs other prepared rows"),
+        (
+            "{prepare.split.test: [0.2]}",
+            "only keys of workload and train, and layout.precision, can be searched, 'prepare",
+        ),
+        ("{layout.replicate: [1, 2]}", "only keys of workload and train, and layout.precision, can be searched"),
         ("{train.num_epochs: [3]}", "train.num_epochs cannot be searched, tune.num_epochs says how long a trial is"),
         ("{train.early_stopping.patience: [3]}", "train.early_stopping cannot be searched"),
     ],
