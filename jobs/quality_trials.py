@@ -119,7 +119,7 @@ def _make(search: Search, known: list[Trial], opened: list[Trial], num_left: int
                 partial(_propose, search=search, known=known),
                 metric=rule.metric,
                 mode=rule.mode,
-                sampler=sampler_of(spec.seed, ended),
+                sampler=sampler_of(spec.seed, known),
                 storage=study_of(known, opened, space, rule.metric, rule.mode),
                 study_name=STUDY,
             ),

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.schedulers import ASHAScheduler
 
 from jobs.search.space import Space, distribution
@@ -19,7 +20,41 @@ NUMBER = "number"
 """Under which a trial that is begun again keeps its number."""
 Mode = Literal["max", "min"]
 SEEDS_A_SEARCH = 100_003
-"""More than a search has trials; a prime, so that those of neighbouring seeds stay apart."""
+"""More than a search has trials, so that those of neighbouring seeds stay apart."""
+
+
+class Sampler(BaseSampler):
+    """TPE whose draws for a trial follow from its number and from what is known: of no trial that was drawn before.
+
+    So a search that goes on draws what it would have drawn. One generator for all would draw its first values again.
+    """
+
+    def __init__(self, seed: int, num_skipped: int) -> None:
+        """`num_skipped` is how much higher a trial's number is than the study has it."""
+        self._seed, self._num_skipped = seed, num_skipped
+        self._of: tuple[int, TPESampler] | None = None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Called by Optuna, as the other two: what is drawn at once."""
+        return self._own(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What is drawn at once."""
+        return self._own(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What is drawn key by key, which is all where keys have conditions."""
+        return self._own(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def _own(self, trial: FrozenTrial) -> TPESampler:
+        number = trial.number + self._num_skipped
+        if self._of is None or self._of[0] != number:
+            self._of = number, TPESampler(seed=(self._seed * SEEDS_A_SEARCH + number) % 2**32)
+        return self._of[1]
 
 
 def study_of(known: Sequence[Trial], opened: Sequence[Trial], space: Space, metric: str, mode: Mode) -> InMemoryStorage:
@@ -45,15 +80,19 @@ def study_of(known: Sequence[Trial], opened: Sequence[Trial], space: Space, metr
     return storage
 
 
-def sampler_of(seed: int, known: Sequence[Trial]) -> TPESampler:
-    """Draws on; the sampler of the same seed would draw once more what it drew first."""
-    return TPESampler(seed=seed if not known else seed + SEEDS_A_SEARCH * len(known))
+def sampler_of(seed: int, known: Sequence[Trial]) -> Sampler:
+    """What draws for the trials after those that are known."""
+    return Sampler(seed, _num_skipped(known))
 
 
 def number_of(asked: Any, known: Sequence[Trial]) -> int:
     """The number of a trial that the study was asked for: its own where it is begun again, else the next."""
-    first = max((trial.number for trial in known), default=-1) + 1
-    return int(asked.user_attrs.get(NUMBER, asked.number + first - len(known)))
+    return int(asked.user_attrs.get(NUMBER, asked.number + _num_skipped(known)))
+
+
+def _num_skipped(known: Sequence[Trial]) -> int:
+    """How many numbers below the highest are of no known trial: one that was drawn but never begun is drawn anew."""
+    return max((trial.number for trial in known), default=-1) + 1 - len(known)
 
 
 def asha_of(known: Sequence[Trial], metric: str, mode: Mode, num_epochs: int) -> ASHAScheduler:

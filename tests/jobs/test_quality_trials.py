@@ -22,7 +22,7 @@ from tests.jobs.conftest import Ring
 
 HUGE = 10**11
 SIZES = (
-    "seed=44",  # draws each of the four widths once, in this order
+    "seed=5",  # draws each of the four widths once, in this order
     "tune.num_trials=4",
     "tune.num_epochs=1",
     "tune.max_concurrent=1",

@@ -27,7 +27,7 @@ WILD = (
     "train.optimizer.name=sgd",
     "tune.num_trials=3",
     "tune.num_epochs=1",
-    "seed=1",  # draws each of the three once
+    "seed=4",  # draws each of the three once
 )
 
 

@@ -59,12 +59,28 @@ def test_a_fresh_search_counts_from_0_on() -> None:
     assert [number_of(study.ask(), []) for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_sampler_that_goes_on_does_not_draw_once_more_what_it_drew_first() -> None:
-    first, again, later = (
-        [loaded([], [], sampler_of(1, known)).ask().suggest_float("rate", 0, 1) for _ in range(1)]
-        for known in ([], [], KNOWN)
-    )
-    assert first == again != later
+def draw(study: optuna.Study, known: list[Trial]) -> Trial:
+    """A trial as it is made one after the other; its score follows from its values."""
+    asked = study.ask()
+    values = {"rate": asked.suggest_float("rate", 0.0, 1.0), "size": asked.suggest_categorical("size", [1, 2])}
+    score = float(values["rate"] - values["size"])
+    study.tell(asked, score)
+    curve = ({"num_epochs": 1.0, "score": score},)
+    return Trial(number_of(asked, known), values, {}, curve=curve, outcome="finished")
+
+
+def test_a_search_that_goes_on_draws_what_it_would_have_drawn() -> None:
+    undisturbed = loaded([], [], sampler_of(1, []))
+    expected = [draw(undisturbed, []) for _ in range(24)]  # TPE goes by what is known from the tenth on
+    for stop in (1, 12, 20):
+        known = expected[:stop]
+        study = loaded(known, [], sampler_of(1, known))
+        assert [draw(study, known) for _ in range(24 - stop)] == expected[stop:]
+
+
+def test_another_seed_draws_other_values() -> None:
+    one, other = (draw(loaded([], [], sampler_of(seed, [])), []).values for seed in (1, 2))
+    assert one != other
 
 
 @pytest.mark.parametrize(("score", "action"), [(0.05, TrialScheduler.STOP), (0.4, TrialScheduler.CONTINUE)])
