@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import ray.tune
 import torch
 from ray.tune import Callback, PlacementGroupFactory, RunConfig, Tuner
@@ -31,7 +30,7 @@ from jobs.search.ranking import Outlook
 from jobs.search.trial import LayoutTrial, is_open, layout_of, values_of, why_not_tried
 from jobs.spec import RingSpec
 from jobs.trial_watch import KillCount, error_of
-from jobs.worker_group import Workers, run_on_workers
+from jobs.worker_group import Workers, device_here, run_on_workers
 
 GANG = "gang"
 """Of a trial's config: the names of its layouts, in the order in which they are measured."""
@@ -54,15 +53,15 @@ class LayoutSearch:
         return Book(self.storage, f"{self.folder}/layouts", LayoutTrial)
 
 
-def layout_trials(search: LayoutSearch, forecasts: Sequence[Outlook]) -> list[LayoutTrial]:
-    """Measure every layout once, going on with those that are known, in the order of the forecasts.
+def layout_trials(search: LayoutSearch, outlooks: Sequence[Outlook]) -> list[LayoutTrial]:
+    """Measure every layout once, going on with those that are known, in the given order.
 
     Raises:
         KeyboardInterrupt: the search was interrupted; called again, it goes on.
     """
     known = {_key(trial): trial for trial in search.book.read().values()}
-    for place, forecast in enumerate(forecasts):
-        fresh = LayoutTrial(values_of(forecast.layout), forecast.memory_bytes, forecast.step_s)
+    for place, outlook in enumerate(outlooks):
+        fresh = LayoutTrial(values_of(outlook.layout), outlook.memory_bytes, outlook.step_s)
         search.book.note(f"{place:04d}", known.get(_key(fresh), fresh))
     while True:
         before = _left_out(search.book)
@@ -70,8 +69,14 @@ def layout_trials(search: LayoutSearch, forecasts: Sequence[Outlook]) -> list[La
         if not waiting:
             return [*before.values()]
         _make(search, waiting)
-        if search.book.read() == before:
+        if was_interrupted(before, search.book.read()):
             raise KeyboardInterrupt
+
+
+def was_interrupted(before: dict[str, LayoutTrial], now: dict[str, LayoutTrial]) -> bool:
+    """Whether Ray Tune came back with a layout that was begun and did not end, or has begun none."""
+    begun = [name for name in now if now[name].num_starts > before[name].num_starts]
+    return now == before or any(now[name].outcome == "under way" for name in begun)
 
 
 def _key(trial: LayoutTrial) -> tuple[tuple[str, Any], ...]:
@@ -92,15 +97,10 @@ def _left_out(book: Book[LayoutTrial]) -> dict[str, LayoutTrial]:
 
 def _make(search: LayoutSearch, waiting: dict[str, LayoutTrial]) -> None:
     """Let Ray Tune measure the layouts that wait."""
-    names = {_key(trial): name for name, trial in waiting.items()}
     layouts = {name: layout_of(trial.layout) for name, trial in waiting.items()}
-    forecasts = [
-        Outlook(layouts[name], trial.predicted_bytes, trial.predicted_step_s) for name, trial in waiting.items()
-    ]
-    of_gangs = [
-        [names[tuple(sorted(values_of(each.layout).items()))] for each in gang]
-        for gang in gangs(forecasts, search.num_devices)
-    ]
+    names = {layout: name for name, layout in layouts.items()}
+    outlooks = [Outlook(layouts[name], trial.predicted_bytes, None) for name, trial in waiting.items()]
+    of_gangs = [[names[each.layout] for each in gang] for gang in gangs(outlooks, search.num_devices)]
     settings = {"spec": dump(search.spec), "storage": search.storage.uri, "prepared": search.prepared}
     trainable = ray.tune.with_parameters(
         run_gang, settings=settings, layouts=layouts, book=search.book, workers_of=search.workers_of
@@ -202,7 +202,7 @@ def run_gang(
         workers,
         TrialTrainer,
         run_gang_worker,
-        given,
+        {**given, "device": workers.device},
         name="layouts",
         scratch=str(Path.cwd()),  # of the trial's own: Tune starts it in a folder that goes with Ray's session
         train=spec.train.model_copy(update={"max_failures": 0}),
@@ -212,7 +212,7 @@ def run_gang(
 
 def run_gang_worker(settings: dict[str, Any]) -> None:
     """What Ray Train calls on every worker of the group."""
-    _measure_all(settings, ray.train.report, ray.train.torch.get_device())
+    _measure_all(settings, ray.train.report, device_here(settings["device"]))
 
 
 def _measure_all(settings: dict[str, Any], tell: Callable[[dict[str, Any]], None], device: torch.device) -> None:

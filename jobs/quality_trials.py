@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import ray.tune
 import torch
 from ray.tune import PlacementGroupFactory, RunConfig, TuneConfig, Tuner
@@ -35,7 +34,7 @@ from jobs.search.study import NUMBER, STUDY, asha_of, number_of, sampler_of, stu
 from jobs.search.trial import Point, Trial, is_open, values_of, why_not_tried
 from jobs.spec import RingSpec
 from jobs.trial_watch import TrialWatch
-from jobs.worker_group import Workers, run_on_workers
+from jobs.worker_group import Workers, device_here, run_on_workers
 
 TUNE_ENVIRONMENT = {"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}
 """Else a trial that diverges at once, and so has no metric to tell of, would end the whole search."""
@@ -216,7 +215,7 @@ def run_trial(
         workers,
         TrialTrainer,
         run_gang_worker,
-        {**given, "metric": metric},
+        {**given, "metric": metric, "device": workers.device},
         name="trial",
         scratch=str(Path.cwd()),  # of the trial's own: Tune starts it in a folder that goes with Ray's session
         train=spec.train.model_copy(update={"max_failures": 0}),
@@ -227,7 +226,7 @@ def run_trial(
 def run_gang_worker(settings: dict[str, Any]) -> None:
     """What Ray Train calls on every worker of a trial."""
     metric = settings["metric"]
-    _fit(settings, lambda point: ray.train.report(_result(point, metric)), ray.train.torch.get_device())
+    _fit(settings, lambda point: ray.train.report(_result(point, metric)), device_here(settings["device"]))
 
 
 def _fit(settings: dict[str, Any], tell: Callable[[Point], None], device: torch.device) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.train.torch
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig
 
@@ -75,6 +77,11 @@ def workers_of(spec: RingSpec, layout: Layout, gpus: float) -> Workers:
     if not on_gpu:
         return Workers(layout, Demand({"CPU": given.cpus_per_worker}))
     return Workers(layout, Demand({"CPU": given.cpus_per_worker, "GPU": given.gpus_per_worker}, given.gpu_type))
+
+
+def device_here(kind: str) -> torch.device:
+    """The device of this worker of Ray Train, of the kind that `Workers.device` names."""
+    return ray.train.torch.get_device() if kind == "cuda" else torch.device(kind)
 
 
 def num_gpus() -> float:

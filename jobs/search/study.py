@@ -59,6 +59,7 @@ class Sampler(BaseSampler):
 
 def study_of(known: Sequence[Trial], opened: Sequence[Trial], space: Space, metric: str, mode: Mode) -> InMemoryStorage:
     """A storage of Optuna with the `STUDY` in which known trials are told and open ones wait to be asked for."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it says that there is a study
     storage = InMemoryStorage()
     direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
     study = optuna.create_study(storage=storage, study_name=STUDY, direction=direction)

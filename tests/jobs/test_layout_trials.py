@@ -1,5 +1,6 @@
 """Layouts measured on the suite's cluster: gangs of two sizes, and one that runs out of memory."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,10 +8,11 @@ import pytest
 from cluster.layout import Layout
 from cluster.lifecycle import Cluster
 from jobs import train, tune
-from jobs.layout_trials import LayoutSearch, layout_trials
+from jobs.layout_trials import LayoutSearch, layout_trials, was_interrupted
 from jobs.lineage import prepared_folder, tune_inputs
 from jobs.search.plan import read_plan
 from jobs.search.ranking import Outlook
+from jobs.search.trial import LayoutTrial
 from jobs.tune import _workers_of
 from tests.jobs.conftest import Ring
 
@@ -62,3 +64,11 @@ def test_a_layout_that_runs_out_of_memory_is_a_result_and_larger_ones_are_left_o
     assert "one that was predicted 0.00 GiB ran out of memory" in trials[0].said
     assert [trial.num_starts for trial in trials] == [0, 1, 0]
     assert layout_trials(search, forecasts) == trials  # all are known, so none is measured again
+
+
+def test_a_layout_that_was_begun_and_did_not_end_tells_of_an_interruption() -> None:
+    fresh = LayoutTrial({}, num_starts=0)
+    begun, died = replace(fresh, num_starts=1), replace(fresh, num_starts=1, outcome="died")
+    assert was_interrupted({"0": fresh, "1": fresh}, {"0": begun, "1": fresh})
+    assert was_interrupted({"0": fresh}, {"0": fresh})
+    assert not was_interrupted({"0": fresh, "1": fresh}, {"0": died, "1": fresh})

@@ -1,5 +1,8 @@
 """Trials on the suite's cluster that are killed, that run out of memory, and a driver that is killed meanwhile."""
 
+import json
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from jobs.tune import _same
 from jobs.worker_group import workers_of
 from tests.jobs.conftest import Ring
 
+ROOT = Path(__file__).parents[2]
 HUGE = 10**11
 SIZES = (
     "seed=5",  # draws each of the four widths once, in this order
@@ -82,3 +86,18 @@ def test_a_search_whose_driver_was_killed_goes_on_where_it_was(prepared_ring: Ri
         assert new.num_starts == (2 if old.outcome == "under way" else 1)
     assert [point["num_epochs"] for point in plan.trials[0].curve] == [*range(1, plan.trials[0].num_epochs + 1)]
     assert not Path(storage.path(f"plans/films/{key}.search")).exists()
+
+
+@pytest.mark.ray
+def test_gangs_of_two_sizes_with_a_worker_and_the_driver_killed_leave_nothing_and_lose_no_trial() -> None:
+    """A small form of the benchmark, on a cluster of its own: two nodes of four GPUs that are numbers alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            patch.delenv(name, raising=False)
+        line = [sys.executable, "-m", "benchmarks.gang_search", "--trials", "3", "--sizes", "2,1", "--kills", "1"]
+        done = subprocess.run([*line, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["wrong"] == []
+    assert 3 <= seen["most_gpus"] <= 5  # all three at once would be 5
+    assert seen["outcomes"]["out of memory"] == 1
