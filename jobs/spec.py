@@ -187,6 +187,8 @@ class RangeSpec(Spec):
     """Search evenly in the logarithm."""
     integer: bool = False
     """Whole numbers alone, both ends among them."""
+    step: int = Field(1, ge=1)
+    """Of whole numbers, from low on: `{low: 64, high: 512, integer: true, step: 64}`."""
     when: dict[str, Choices] = {}
     """Keys, each with the values that it must have one of; else the range is not searched. See `ChoicesSpec`."""
 
@@ -196,6 +198,8 @@ class RangeSpec(Spec):
             raise ValueError("low must be below high, and above 0 where log is true")
         if self.integer and (self.low % 1 or self.high % 1):
             raise ValueError("with integer: true, low and high must be whole numbers")
+        if self.step > 1 and (not self.integer or self.log or (self.high - self.low) % self.step):
+            raise ValueError("step is of whole numbers without log, and leads from low to high")
         return self
 
 

@@ -19,6 +19,8 @@ from jobs.spec import Choices, ChoicesSpec, Dimension, RangeSpec, RingSpec
 
 Values = dict[str, bool | int | float | str]
 Space = Mapping[str, Dimension]
+LOOKED_AT = 256
+"""Whole numbers of a range that are looked at before a trial starts."""
 
 
 def conditions(dimension: Dimension) -> Mapping[str, Choices]:
@@ -27,10 +29,17 @@ def conditions(dimension: Dimension) -> Mapping[str, Choices]:
 
 
 def listed(dimension: Dimension) -> Choices:
-    """The values of a list, or the two ends of a range, of the type that is drawn."""
+    """The values of a list, or of a range what is looked at before a trial starts, of the type that is drawn.
+
+    That is the two ends, and of whole numbers all, or as many evenly between the ends as are looked at.
+    """
     if isinstance(dimension, RangeSpec):
-        kind = int if dimension.integer else float
-        return [kind(dimension.low), kind(dimension.high)]
+        if not dimension.integer:
+            return [dimension.low, dimension.high]
+        low, high = int(dimension.low), int(dimension.high)
+        num_steps = (high - low) // dimension.step
+        skipped = -(-num_steps // LOOKED_AT)
+        return [*range(low, high, dimension.step * skipped), high]
     return dimension.choices if isinstance(dimension, ChoicesSpec) else dimension
 
 
@@ -89,7 +98,7 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     if not isinstance(dimension, RangeSpec):
         return CategoricalDistribution(listed(dimension))
     if dimension.integer:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=dimension.step)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
@@ -100,7 +109,7 @@ def show(dimension: Dimension) -> str:
     if not isinstance(dimension, RangeSpec):
         return f"{', '.join(map(str, listed(dimension)))}{condition}"
     kind = "whole numbers from " if dimension.integer else ""
-    by = ", in the logarithm" if dimension.log else ""
+    by = ", in the logarithm" if dimension.log else f" by {dimension.step}" if dimension.step > 1 else ""
     return f"{kind}{dimension.low:g} to {dimension.high:g}{by}{condition}"
 
 
@@ -109,7 +118,7 @@ def _draw(trial: Trial, key: str, dimension: Dimension) -> Any:
     if not isinstance(dimension, RangeSpec):
         return trial.suggest_categorical(key, listed(dimension))
     if dimension.integer:
-        return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
+        return trial.suggest_int(key, int(dimension.low), int(dimension.high), step=dimension.step, log=dimension.log)
     return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
 
 

@@ -48,7 +48,7 @@ def test_what_cannot_be_is_refused(space: str, message: str) -> None:
     [
         f"{{{WHERE_SGD}, train.optimizer.name: [sgd, adam]}}",
         f"{{{WHERE_SGD}}}",
-        "{train.batch_size: {low: 64, high: 256, integer: true, log: true}}",
+        "{train.batch_size: {low: 64, high: 256, integer: true, step: 32}}",
         "{layout.precision: [fp32, bf16], workload.dropout: [0.1, 0.2]}",
     ],
 )
@@ -59,3 +59,10 @@ def test_what_the_spec_takes_is_let_through(space: str) -> None:
 def test_whole_numbers_have_whole_ends() -> None:
     with pytest.raises(SpecError, match="low and high must be whole numbers"):
         spec("{train.batch_size: {low: 1, high: 2.5, integer: true}}")
+    with pytest.raises(SpecError, match="step is of whole numbers without log, and leads from low to high"):
+        spec("{train.batch_size: {low: 1, high: 4, integer: true, step: 2}}")
+
+
+def test_every_whole_number_of_a_range_is_looked_at() -> None:
+    with pytest.raises(SpecError, match="batch_size=65 rows do not divide over"):
+        check_space(spec("{train.batch_size: {low: 64, high: 128, integer: true}}"), check)

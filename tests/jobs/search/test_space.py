@@ -142,7 +142,16 @@ def test_a_dimension_is_shown_in_a_few_words() -> None:
     assert show(SPACE["train.optimizer.learning_rate"]) == "0.0001 to 0.1, in the logarithm"
     assert show(CONDITIONAL[MOMENTUM]) == "0.5 to 0.9, where train.optimizer.name is sgd"
     assert show(CONDITIONAL["train.rows"]) == "whole numbers from 1 to 4"
+    assert show(RangeSpec(low=2, high=8, integer=True, step=2)) == "whole numbers from 2 to 8 by 2"
     assert show([1, 2]) == "1, 2"
+
+
+def test_of_whole_numbers_all_are_looked_at_or_many_evenly_between_the_ends() -> None:
+    assert listed(RangeSpec(low=2, high=8, integer=True, step=2)) == [2, 4, 6, 8]
+    many = listed(RangeSpec(low=1, high=10_000, integer=True))
+    assert (many[0], many[-1]) == (1, 10_000)
+    assert 200 < len(many) <= 257
+    assert all(type(value) is int for value in many)
 
 
 def test_a_condition_holds_where_all_its_keys_have_one_of_their_values() -> None:
