@@ -39,8 +39,6 @@ from jobs.teacher import check_teacher
 from jobs.trainable import check_trainable
 from jobs.worker_group import Workers, num_gpus, workers_of
 
-RANK: Rank = by_shape
-
 
 def run(spec: RingSpec, storage: Storage) -> Made:
     """Search and write a plan, unless that has been done for the same rows, spec and code.
@@ -68,7 +66,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if storage.exists(scratch):
         print("tune: going on with a search that did not come to its end", flush=True)
     with connected():
-        found = _search(settled(spec, storage), storage, prepared, scratch)
+        found = _search(settled(spec, storage), storage, prepared, scratch, by_shape)
     write_plan(storage, folder, found, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
     storage.remove(scratch)
     return Made("tune", folder, True, why, found.line())
@@ -126,17 +124,20 @@ def _check_point(spec: RingSpec, point: RingSpec, storage: Storage) -> None:
         raise SpecError("another value needs other prepared rows, and all trials share them; set it in the spec")
 
 
-def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Plan:
+def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str, rank: Rank) -> Plan:
     """Both phases.
+
+    Args:
+        rank: what is foreseen of layouts; it can be pickled.
 
     Raises:
         SpecError, RuntimeError: there is nothing to make a plan of; a search that is begun again begins anew.
     """
-    ranking, refused = _ranked(spec)
+    ranking, refused = _ranked(spec, rank)
     measured = _measured(spec, storage, prepared, scratch, ranking) if ranking.fits else []
     try:
         layout = layout_of(fastest(measured).layout) if measured else spec.layout
-        trials = _tried(spec, layout, storage, prepared, scratch) if spec.tune.num_trials else []
+        trials = _tried(spec, layout, storage, prepared, scratch, rank) if spec.tune.num_trials else []
         rule = spec.train.early_stopping
         return plan_of(rule.metric, rule.mode, trials, measured, ranking, refused)
     except (SpecError, RuntimeError):
@@ -144,7 +145,7 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str) -> Pl
         raise
 
 
-def _ranked(spec: RingSpec) -> tuple[Ranking, list[Refused]]:
+def _ranked(spec: RingSpec, rank: Rank) -> tuple[Ranking, list[Refused]]:
     """The layouts to choose from, by the forecast, and those that there are not; none where none is searched.
 
     Raises:
@@ -155,7 +156,7 @@ def _ranked(spec: RingSpec) -> tuple[Ranking, list[Refused]]:
     devices = devices_of(spec)
     num_devices = spec.tune.devices or devices.number
     legal, refused = candidates(spec, num_devices, devices.of_a_node, check)
-    ranking = RANK(spec, legal)
+    ranking = rank(spec, legal)
     if not ranking.fits:
         first = ranking.unfit[0]
         raise SpecError(
@@ -182,14 +183,14 @@ def _measured(spec: RingSpec, storage: Storage, prepared: str, scratch: str, ran
     return layout_trials(search, best)
 
 
-def _tried(spec: RingSpec, layout: Layout, storage: Storage, prepared: str, scratch: str) -> list[Trial]:
+def _tried(spec: RingSpec, layout: Layout, storage: Storage, prepared: str, scratch: str, rank: Rank) -> list[Trial]:
     """The points of the space."""
     layout = layout if spec.tune.workers == "layout" else layout.alone()
     workers = workers_of(spec, layout, num_gpus())
     wait = check_room(workers.layout, workers.demand)
     if wait:
         print(f"tune: waiting; {wait}", flush=True)
-    return quality_trials(Search(spec, storage, prepared, scratch, partial(_same, workers), _foresee))
+    return quality_trials(Search(spec, storage, prepared, scratch, partial(_same, workers), partial(_foresee, rank)))
 
 
 def _same(workers: Workers, number: int) -> Workers:
@@ -197,8 +198,8 @@ def _same(workers: Workers, number: int) -> Workers:
     return workers
 
 
-def _foresee(spec: RingSpec, layout: Layout) -> Outlook | Unfit:
-    ranking = RANK(spec, [layout])
+def _foresee(rank: Rank, spec: RingSpec, layout: Layout) -> Outlook | Unfit:
+    ranking = rank(spec, [layout])
     return ranking.fits[0] if ranking.fits else ranking.unfit[0]
 
 

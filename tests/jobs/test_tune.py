@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from ray._private.state import actors
 from ray.util import placement_group_table
 
 from cluster.errors import DataError, SpecError
+from cluster.layout import Layout
 from cluster.lifecycle import Cluster
 from cluster.spec import with_values
 from jobs import train, tune
 from jobs.fit import EpochReport, fit
 from jobs.lineage import prepared_folder, tune_inputs
 from jobs.search.plan import Plan, read_plan
+from jobs.search.ranking import Ranking, Unfit
+from jobs.spec import RingSpec
 from tests.jobs.conftest import Ring
 
 SEARCH = ("tune.num_trials=4", "workload.num_negatives=32")
@@ -179,6 +182,20 @@ def test_a_trial_on_a_layout_comes_to_what_it_comes_to_in_one_process(prepared_r
     storage, epochs = prepared_ring.storage, list[EpochReport]()
     fit(alone, storage, prepared_folder(alone, storage), None, epochs.append)
     assert trial.best == pytest.approx(epochs[0].metrics["ndcg_at_10"], abs=1e-3)
+
+
+@pytest.mark.ray
+def test_where_no_layout_fits_the_memory_it_is_said_before_any_trial(
+    prepared_ring: Ring, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_fits(spec: RingSpec, layouts: Sequence[Layout]) -> Ranking:
+        return Ranking((), tuple(Unfit(layout, "takes 99 GiB a device") for layout in layouts))
+
+    monkeypatch.setattr(tune, "by_shape", none_fits)
+    message = "none of 2 layouts of up to 6 devices fits; the first, replicate=2: takes 99 GiB a device. Give a smaller"
+    with pytest.raises(SpecError, match=message):
+        tune.run(prepared_ring.spec("tune.layouts=[{replicate: 2}, {shard: 2}]"), prepared_ring.storage)
+    assert unfinished(prepared_ring) == []
 
 
 def test_num_trials_of_0_leaves_the_search_out(ring: Ring) -> None:
