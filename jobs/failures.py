@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.errors import UserError, user_error_in
+from cluster.errors import ClusterError, UserError, user_error_in
 
 Kind = Literal["out of memory", "data", "user code", "preemption", "collective time-out"]
 
@@ -70,6 +70,25 @@ class Failure:
     def line(self) -> str:
         """For who ran it."""
         return f"training failed, {self.kind} on worker {self.rank}: {self.said}. {REMEDIES[self.kind]}"
+
+
+class TrainingFailedError(ClusterError):
+    """Workers failed, of which one is told."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.line())
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[type["TrainingFailedError"], tuple[Failure]]:
+        return TrainingFailedError, (self.failure,)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What one error came from, which may tell of workers that failed elsewhere."""
+    told = user_error_in(error)
+    if isinstance(told, TrainingFailedError):
+        return told.failure
+    return Failure("user code", 0, str(told)) if told else classify({0: error})
 
 
 def classify(errors: Mapping[int, BaseException]) -> Failure:

@@ -191,6 +191,12 @@ class TrainSpec(Spec):
     `mlflow`."""
 
 
+LAYOUTS_SHARE = ("layout.precision", "layout.compile")
+"""Keys that the layouts which are searched take from the spec's own."""
+
+Choices = list[bool | int | float | str]
+
+
 class RangeSpec(Spec):
     """A stretch of numbers to search in."""
 
@@ -198,12 +204,35 @@ class RangeSpec(Spec):
     high: float
     log: bool = False
     """Search evenly in the logarithm."""
+    integer: bool = False
+    """Whole numbers alone, both ends among them."""
+    step: int = Field(1, ge=1)
+    """Of whole numbers, from low on: `{low: 64, high: 512, integer: true, step: 64}`."""
+    when: dict[str, Choices] = {}
+    """Keys, each with the values that it must have one of; else the range is not searched. See `ChoicesSpec`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "RangeSpec":
         if self.low >= self.high or (self.log and self.low <= 0):
             raise ValueError("low must be below high, and above 0 where log is true")
+        if self.integer and (self.low % 1 or self.high % 1):
+            raise ValueError("with integer: true, low and high must be whole numbers")
+        if self.step > 1 and (not self.integer or self.log or (self.high - self.low) % self.step):
+            raise ValueError("step is of whole numbers without log, and leads from low to high")
         return self
+
+
+class ChoicesSpec(Spec):
+    """Values to choose from where a condition holds; without one, a list alone says the same."""
+
+    choices: Choices
+    when: dict[str, Choices] = {}
+    """Dotted keys, each with the values that it must have one of: in the trial where it is searched, else in the spec.
+    Where it has another one, this key stays as the spec has it."""
+
+
+Dimension = Choices | ChoicesSpec | RangeSpec
+"""What is searched of one key."""
 
 
 INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -215,24 +244,36 @@ RESERVED = frozenset({REASON, SPLIT})
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 """A transcript, a turn a line."""
 
-Choices = list[bool | int | float | str]
-
 
 class TuneSpec(Spec):
-    """How the training strategy is searched."""
+    """How the training strategy is searched: first the layout, by its speed, then everything else, by quality."""
 
+    layouts: Literal["all"] | tuple[Layout, ...] | None = None
+    """The layouts to choose from: these, or all that the model can be trained on; None leaves `layout` as it is.
+    Precision and compilation are those of `layout`."""
+    devices: int | None = Field(None, ge=1)
+    """Workers of the largest layout; None for as many as the cluster has devices."""
+    num_layouts: int = Field(4, ge=1)
+    """Those that are measured, the fastest by the forecast."""
+    num_steps: int = Field(5, ge=1)
+    """Of a layout that is measured, besides the two that warm it up."""
     num_trials: int = Field(0, ge=0)
-    """0 leaves the search out: train then uses the spec as it is."""
+    """Of everything else. 0, without `layouts`, leaves the search out: train then uses the spec as it is."""
     num_epochs: int = Field(3, ge=1)
     """Of the longest trial; ASHA stops the weak ones earlier."""
-    max_concurrent: int = Field(2, ge=1)
-    """Fewer are at work where the cluster has no room for so many."""
+    max_concurrent: int | None = Field(None, ge=1)
+    """Trials at a time; None for as many as the cluster has room for."""
     workers: Literal["one", "layout"] = "one"
-    """Of a trial: one, which computes the same, or all of `layout`, for a model that does not fit on one device."""
-    space: dict[str, Choices | RangeSpec] = {}
+    """Of a trial: one, which computes the same, or all of the layout, for a model that does not fit on one device."""
+    space: dict[str, Dimension] = {}
     """A dotted key of this spec -> the values to try: a list, or a range."""
     device_table: str = ""
     """A file of devices besides those that come along; see `jobs/search/devices.yaml`."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is searched."""
+        return self.num_trials > 0 or self.layouts is not None
 
 
 class CompressSpec(Spec):
@@ -376,13 +417,19 @@ def load_ring(path: str | Path, overrides: Sequence[str] = ()) -> RingSpec:
     _check_history(spec)
     _check_steps(spec)
     _check_generation(spec)
-    settled = [override.partition("=")[0] for override in overrides]
+    return spec.model_copy(update={"tune": _unsettled(spec.tune, [each.partition("=")[0] for each in overrides])})
+
+
+def _unsettled(tune: TuneSpec, settled: Sequence[str]) -> TuneSpec:
+    """The search without the keys that were given on the command line."""
     space = {
         key: values
-        for key, values in spec.tune.space.items()
+        for key, values in tune.space.items()
         if not any(key == given or key.startswith(f"{given}.") for given in settled)
     }
-    return spec.model_copy(update={"tune": spec.tune.model_copy(update={"space": space})})
+    has_layout = any(key == "layout" or key.startswith("layout.") for key in settled if key not in LAYOUTS_SHARE)
+    is_asked = "tune.layouts" in settled
+    return tune.model_copy(update={"space": space, "layouts": None if has_layout and not is_asked else tune.layouts})
 
 
 def _check_storage(storage: str) -> None:

@@ -23,7 +23,7 @@ from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
 from cluster.reservation import PlacedTrainer, check_room, context
 from cluster.scaling import STOPPED, ElasticTrainer, is_to_stop
-from cluster.spec import dump, parse, with_values
+from cluster.spec import dump, parse
 from cluster.storage import Storage
 from jobs import version
 from jobs.anomalies import OF_FALLING_LOSS, Watch
@@ -38,7 +38,7 @@ from jobs.prepared import open_split, read_profile, read_split, read_train, read
 from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.run_log import RunLog, Start
-from jobs.search.plan import read_plan
+from jobs.search.plan import Plan, as_json, read_plan
 from jobs.spec import RingSpec, TrainSpec
 from jobs.stage import main as stage_main
 from jobs.start import check_start, settled, start_of
@@ -55,6 +55,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         DataError: nothing is prepared for this spec.
         SpecError: the layout, its bounds, batch or metric does not fit the workload.
     """
+    found = _plan_of(spec, storage)
     spec, plan_note = planned(spec, storage)
     check(spec)
     layouts_of(spec)
@@ -76,7 +77,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
             if note:
                 print(f"train: mind: {note}", flush=True)
             _train(spec, storage, prepared, checkpoints, mlflow)
-        name, metrics, baselines = _publish(spec, storage, prepared, checkpoints, inputs)
+        name, metrics, baselines = _publish(spec, storage, prepared, checkpoints, inputs, found)
         if mlflow:
             mlflow.add_version(name, metrics)
     promoted = _promote(registry, spec, name, is_new=True)
@@ -139,12 +140,16 @@ def _elastic_line(spec: RingSpec) -> list[str]:
 
 def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
     """The spec with the values of the plan that was searched for it, and a line that says so."""
-    if spec.tune.num_trials == 0:
+    if not spec.tune.is_on:
         return spec, "plan: none, tune.num_trials is 0"
-    found = read_plan(storage, spec.name, tune_inputs(spec, storage).key)
+    found = _plan_of(spec, storage)
     if found is None:
         return spec, "plan: none yet (python -m jobs.tune SPEC makes one); training with the spec as it is"
-    return with_values(spec, found.values), f"plan: {found.line()}"
+    return found.put_into(spec), f"plan: {found.line()}"
+
+
+def _plan_of(spec: RingSpec, storage: Storage) -> Plan | None:
+    return read_plan(storage, spec.name, tune_inputs(spec, storage).key) if spec.tune.is_on else None
 
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:
@@ -252,7 +257,12 @@ def _best_step(spec: RingSpec, checkpoints: Checkpoints) -> int:
 
 
 def _publish(
-    spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpoints, inputs: Inputs
+    spec: RingSpec,
+    storage: Storage,
+    prepared: str,
+    checkpoints: Checkpoints,
+    inputs: Inputs,
+    found: Plan | None,
 ) -> tuple[str, version.Metrics, dict[str, version.Metrics]]:
     """Publish the best checkpoint as a version made of `inputs`; returns its name, its metrics and its baselines'."""
     best_step = _best_step(spec, checkpoints)
@@ -264,6 +274,8 @@ def _publish(
     with TemporaryDirectory() as scratch:
         profile = read_profile(storage, prepared)
         metrics, baselines = version.write(Path(scratch), spec, transform, model, train, test, profile)
+        if found:
+            version.write_plan(Path(scratch), as_json(found))
         run_of = {"run": checkpoints.folder, "step": best_step, "prepared": prepared}
         name = Registry(storage, spec.name).publish(Path(scratch), {**inputs.as_manifest(), **run_of})
     return name, metrics, baselines

@@ -32,6 +32,8 @@ class Usage:
     """Share of one step's time in which a message of the first worker was under way; None until one was looked into."""
     peak_bytes: tuple[int, ...]
     """The most memory that each rank has had so far: of a GPU what torch allocated, of a process its resident set."""
+    step_s: float | None = None
+    """Of a step, on average."""
 
     def line(self) -> str:
         """In a few words."""
@@ -66,7 +68,7 @@ class Meter:
         """`flops_a_row` is known on the first worker at least."""
         self._parted, self._flops_a_row = parted, flops_a_row
         self._communication = 0.0 if world_size() == 1 else None
-        self._num_steps = 0
+        self._num_steps = self._num_told = 0
         self._tokens: Tensor | None = None
         if parted.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(parted.device)
@@ -90,7 +92,9 @@ class Meter:
         peak = peak_flops(self._parted.device)
         mfu = None if rate is None or peak is None else rate / (peak * self._parted.layout.num_workers)
         per_s = None if tokens is None else tokens / seconds
-        return Usage(per_s, rate, mfu, self._communication, tuple(all_of(self._peak_bytes())))
+        num_steps, self._num_told = self._num_steps - self._num_told, self._num_steps
+        step_s = seconds / num_steps if num_steps else None
+        return Usage(per_s, rate, mfu, self._communication, tuple(all_of(self._peak_bytes())), step_s)
 
     def _tokens_of_all(self) -> float | None:
         """Those of every replica, once."""

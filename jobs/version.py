@@ -3,6 +3,7 @@
 spec.yaml  transform.json  transform.arrow  weights.safetensors
 metrics.json  golden.parquet  profile.json  MODEL_CARD.md        (manifest.json is added by the registry)
 compression.json                                                 (of a version that was made smaller)
+plan.json                                                        (of one whose strategy was searched: how)
 """
 
 import json
@@ -67,6 +68,11 @@ def write(
     (folder / "profile.json").write_text(json.dumps(profile, indent=1))
     (folder / "MODEL_CARD.md").write_text(_card(spec, metrics, baselines, train.table.num_rows, test.num_rows))
     return metrics, baselines
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Keep in the local `folder` of a version how its training strategy was found."""
+    (folder / "plan.json").write_text(json.dumps(plan, indent=1))
 
 
 def write_answers(folder: Path, content: Version, test: pa.Table) -> Metrics:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.train.torch
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig
 
 from cluster.environment import applied
-from cluster.errors import ClusterError, SpecError
+from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.placement import Demand, PlacementSpec
 from cluster.reservation import PlacedTrainer
-from jobs.failures import classify, user_error_of
+from jobs.failures import TrainingFailedError, classify, user_error_of
 from jobs.spec import RingSpec, TrainSpec
 
 BACKENDS = "cpu:gloo,cuda:nccl"
@@ -41,6 +43,11 @@ class Workers:
     def on_gpu(self) -> bool:
         """Whether they train on GPUs."""
         return "GPU" in self.demand.each
+
+    @property
+    def device(self) -> str:
+        """The kind of device, as torch names it."""
+        return "cuda" if self.on_gpu else "cpu"
 
     @property
     def backend(self) -> str:
@@ -72,6 +79,11 @@ def workers_of(spec: RingSpec, layout: Layout, gpus: float) -> Workers:
     return Workers(layout, Demand({"CPU": given.cpus_per_worker, "GPU": given.gpus_per_worker}, given.gpu_type))
 
 
+def device_here(kind: str) -> torch.device:
+    """The device of this worker of Ray Train, of the kind that `Workers.device` names."""
+    return ray.train.torch.get_device() if kind == "cuda" else torch.device(kind)
+
+
 def num_gpus() -> float:
     """Of the connected cluster."""
     return float(ray.cluster_resources().get("GPU", 0))
@@ -95,7 +107,7 @@ def run_on_workers(
         scratch: a local folder for what Ray Train writes down of the run.
 
     Raises:
-        ClusterError: workers died more often; the message says of what, and what to do.
+        TrainingFailedError: workers died more often; the message says of what, and what to do.
         RaylineError: what the function raised of our own.
     """
     with applied(TRAIN_ENVIRONMENT), _interrupt_restored():
@@ -121,7 +133,7 @@ def run_on_workers(
             placed.fit()
         except WorkerGroupError as error:
             failures = error.worker_failures
-            raise user_error_of(failures) or ClusterError(classify(failures).line()) from error
+            raise user_error_of(failures) or TrainingFailedError(classify(failures)) from error
 
 
 @contextmanager

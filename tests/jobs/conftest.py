@@ -26,6 +26,7 @@ layout: {{replicate: 2}}
 tune:
   num_trials: 0
   num_epochs: 2
+  max_concurrent: 2
   space: {{train.batch_size: [64, 128], train.optimizer.learning_rate: {{low: 1e-3, high: 1e-1, log: true}}}}
 train:
   num_epochs: 4

@@ -1,6 +1,7 @@
 """Real errors, each raised by what really fails so."""
 
 import json
+import pickle
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from cluster.errors import DataError
-from jobs.failures import MARKS, ORDER, REMEDIES, Failure, classify, user_error_of
+from jobs.failures import MARKS, ORDER, REMEDIES, Failure, TrainingFailedError, classify, failure_of, user_error_of
 from tests.jobs.parallel.workers import run_together
 
 
@@ -100,3 +101,12 @@ def test_an_error_with_a_message_of_its_own_is_told_as_such() -> None:
     failed = RayTaskError("train", "Traceback ...\nDataError: the file is bad", own)
     assert user_error_of({0: RuntimeError("gloo"), 1: failed}) is own
     assert user_error_of({0: RuntimeError("gloo"), 1: pa.ArrowInvalid("x")}) is None
+
+
+def test_a_failure_of_workers_is_the_same_after_it_travelled() -> None:
+    failure = Failure("out of memory", 3, "all gone")
+    told = pickle.loads(pickle.dumps(TrainingFailedError(failure)))
+    assert (told.failure, str(told)) == (failure, failure.line())
+    assert failure_of(RayTaskError("trial", "Traceback ...\nTrainingFailedError: ...", told)) == failure
+    assert failure_of(DataError("mend it")) == Failure("user code", 0, "mend it")
+    assert failure_of(MemoryError("gone")).kind == "out of memory"

@@ -168,6 +168,8 @@ def test_the_kind_of_the_workload_is_part_of_what_prepare_reads(storage: Storage
         ("layout.replicate=4", False, False),
         ("layout.precision=bf16", True, True),
         ("tune.max_concurrent=1", False, True),
+        ("tune.layouts=all", False, True),
+        ("tune.devices=4", False, True),
         ("tune.workers=layout", False, False),
         ("train.max_failures=9", False, False),
         ("train.collective_timeout_s=9", False, False),

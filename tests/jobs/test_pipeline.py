@@ -99,6 +99,9 @@ def test_a_killed_pipeline_is_followed_by_one_that_goes_on(cluster: Cluster, rin
     assert "tune: skipped (unchanged)" in output
     assert "going on from the checkpoint of step" in output
     assert metrics_of_champion(ring) == metrics_of_champion(undisturbed)
+    version = Registry(ring.storage, "films").resolve(CHAMPION)
+    searched = json.loads(ring.storage.read(f"models/films/{version}/plan.json"))
+    assert [trial["outcome"] in ("finished", "stopped") for trial in searched["trials"]] == [True, True]
 
 
 def kill_once_it_says(process: subprocess.Popen[str], words: str) -> None:

@@ -46,6 +46,7 @@ def test_one_worker_counts_rows_and_tokens_and_says_nothing() -> None:
     assert found.tokens_per_s == num_tokens() / 2
     assert found.flops_per_s == 100 * NUM_ROWS / 2
     assert found.mfu is None
+    assert found.step_s == pytest.approx(2 / 5)  # five steps
     assert found.communication == 0.0
     assert len(found.peak_bytes) == 1
     assert found.peak_bytes[0] > 50 * 2**20

@@ -213,3 +213,8 @@ def test_a_version_of_every_workload_is_written_and_answers_the_same_when_read(k
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert f"held-out test rows: 15 % of all rows, chosen by a hash of {key}." in card
     assert "by time" not in card
+
+
+def test_a_version_keeps_how_its_strategy_was_found(tmp_path: Path) -> None:
+    version.write_plan(tmp_path, {"values": {"train.batch_size": 64}, "device_s": 1.5})
+    assert json.loads((tmp_path / "plan.json").read_text()) == {"values": {"train.batch_size": 64}, "device_s": 1.5}

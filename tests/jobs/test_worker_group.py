@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.placement import Demand
 from jobs.spec import RingSpec, load_ring
-from jobs.worker_group import BACKENDS, Workers, workers_of
+from jobs.worker_group import BACKENDS, Workers, device_here, workers_of
 
 SPEC = Path(__file__).parents[2] / "jobs/specs/recommender.yaml"
 FOUR = Layout(replicate=4)
@@ -28,7 +29,8 @@ def test_gpus_are_taken_where_there_is_one_for_each_worker() -> None:
 def test_too_few_gpus_are_left_alone_unless_they_are_asked_for() -> None:
     assert workers_of(spec(), FOUR, 3) == Workers(FOUR, Demand({"CPU": 1.0}))
     assert workers_of(spec(), FOUR, 3).backend == "gloo"
-    assert workers_of(spec("train.device=gpu"), FOUR, 3).on_gpu
+    assert workers_of(spec("train.device=gpu"), FOUR, 3).device == "cuda"
+    assert device_here("cpu") == torch.device("cpu")
     assert not workers_of(spec("train.device=cpu"), FOUR, 8).on_gpu
 
 
