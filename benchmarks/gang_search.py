@@ -47,6 +47,7 @@ SPEC = ROOT / "jobs/specs/recommender.yaml"
 NODES, GPUS_A_NODE = 2, 4
 NUM_USERS, NUM_ITEMS, RATINGS_A_USER = 60, 90, 40
 TOO_WIDE = 10**11
+NUM_EPOCHS = 4
 FOLDER = "plans/gangs.search"
 LAYOUTS = {1: {}, 2: {"shard": 2}, 4: {"replicate": 2, "shard": 2}, 8: {"replicate": 8}}
 POLL_S = 0.1
@@ -101,7 +102,8 @@ def spec_of(storage: Storage, num_trials: int) -> RingSpec:
             "workload.num_negatives=64",
             "train.batch_size=64",
             "train.device=cpu",
-            f"tune={{num_trials: {num_trials}, num_epochs: 4, space: {space}}}",
+            f"tune={{num_trials: {num_trials}, num_epochs: {NUM_EPOCHS}, space: {space}}}",
+            f"train.early_stopping.patience={NUM_EPOCHS}",
         ],
     )
 
@@ -172,13 +174,12 @@ def watch(search: Search, driver: "subprocess.Popen[bytes]", seen: Seen, num_kil
         seen.sizes |= {int(group["gpus"]) for group in groups}
         trials = search.trials()
         num_ended = sum(trial.outcome != "under way" for trial in trials)
-        workers = training_workers() if len(seen.killed) < num_kills and num_ended > 2 * len(seen.killed) else []
+        is_due = len(seen.killed) < num_kills and num_ended >= 2 * len(seen.killed)
+        workers = training_workers() if is_due else []
         if workers:
             os.kill(generator.choice(workers), signal.SIGKILL)
             seen.killed.append(f"after {num_ended} trials")
-        is_amid = num_ended >= search.spec.tune.num_trials // 2 and any(
-            trial.outcome == "under way" and trial.curve for trial in trials
-        )
+        is_amid = num_ended >= search.spec.tune.num_trials // 2 and num_ended < len(trials)
         if is_amid and not is_last:
             driver.kill()
             seen.drivers_killed += 1
@@ -267,7 +268,9 @@ def main() -> None:
         f"| GPUs free at the end | {left['gpus']:g} |",
         f"| seconds | {took_s:.0f} |",
         "",
-        f"Workers were killed {', '.join(seen.killed)}; the driver once half of the trials had ended.",
+        f"Workers were killed {', '.join(seen.killed)}, whatever they were at: a gang that is starting is started "
+        "anew by Ray Train within its trial, one that trains dies and its trial is begun again. The driver was killed "
+        "once half of the trials had ended.",
     ]
     print("\n".join(lines))
     Path(__file__).with_suffix(".md").write_text("\n".join([*lines, ""]))
