@@ -5,6 +5,7 @@ devices/<name>.yaml
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import ray.train
@@ -13,6 +14,7 @@ import torch
 
 from cluster.errors import SpecError, nearest
 from cluster.layout import Layout
+from cluster.placement import Node
 from cluster.reservation import PlacedTrainer, check_room
 from cluster.spec import dump, parse
 from cluster.storage import Storage
@@ -92,3 +94,24 @@ def device_of(name: str, storage: Storage, table: str) -> Device:
             "python -m jobs.search calibrate SPEC"
         )
     return known[name]
+
+
+def device_here(spec: RingSpec, storage: Storage, nodes: Sequence[Node]) -> Device | None:
+    """What the workers of a spec stand on: as it was measured, or as a data sheet or a typical CPU is.
+
+    Returns:
+        None on GPUs of which nothing is known.
+    """
+    kept, known = kept_devices(storage), shipped()
+    if spec.tune.device_table:
+        known |= table_of(spec.tune.device_table)
+    fitting = [node for node in nodes if spec.placement.gpu_type in ("", node.gpu_type)]
+    on_gpu = spec.train.device == "gpu" or any(node.total.get("GPU", 0.0) for node in fitting)
+    on_gpu = on_gpu and spec.train.device != "cpu"
+    if MEASURED in kept and kept[MEASURED].is_cpu != on_gpu:
+        return kept[MEASURED]
+    if on_gpu:
+        kinds = {node.gpu_type for node in fitting if node.total.get("GPU", 0.0)}
+        return known.get(kinds.pop()) if len(kinds) == 1 else None
+    memory, cpus = (sum(node.total.get(unit, 0.0) for node in fitting) for unit in ("memory", "CPU"))
+    return known["CPU"].model_copy(update={"memory_gib": memory / 2**30 / max(cpus, 1), "cores": max(cpus, 1.0)})

@@ -1,7 +1,8 @@
 """The model, optimizer and rows of a spec without numbers, for forecasts of its layouts; see `jobs.search.forecast`."""
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from math import prod
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import DataError
+from cluster.layout import Layout
+from cluster.spec import dump, parse
 from cluster.storage import Storage
 from jobs.features.split import SPLIT
 from jobs.features.transform import Transform
@@ -21,6 +24,8 @@ from jobs.search.device import Device
 from jobs.search.footprint import Recorder
 from jobs.search.forecast import Forecaster
 from jobs.search.memory import OptimizerMemory, OptimizerOf
+from jobs.search.ranking import Outlook, Ranking
+from jobs.search.ranking import Unfit as LeftOut
 from jobs.search.stretches import Example, Model
 from jobs.spec import RingSpec, TrainSpec
 from jobs.trainable import make_trainable
@@ -111,3 +116,25 @@ def _held(train: TrainSpec, shape: tuple[int, ...]) -> OptimizerMemory:
         recorder.begin()
         optimizer.step()
         return OptimizerMemory(state, max(recorder.levels, default=0))
+
+
+@dataclass(frozen=True)
+class ByForecast:
+    """The order of a search's layouts, and those that it leaves out, by what is foreseen of them."""
+
+    storage: Storage
+    device: Device
+
+    def __call__(self, spec: RingSpec, layouts: Sequence[Layout]) -> Ranking:
+        """Legal layouts of the spec, the fastest first; those that do not fit, the smallest first."""
+        fits, unfit = _forecaster(dump(spec), self.storage, dump(self.device)).of(layouts)
+        return Ranking(
+            tuple(Outlook(one.layout, one.memory_bytes, one.step_s) for one in fits),
+            tuple(LeftOut(one.layout, one.reason) for one in unfit),
+        )
+
+
+@lru_cache(maxsize=4)
+def _forecaster(spec: str, storage: Storage, device: str) -> Forecaster:
+    """By their texts, which can be told from others: trials of one search often share their model."""
+    return forecaster_of(parse(RingSpec, spec, "the search's spec"), storage, parse(Device, device, "the device"))

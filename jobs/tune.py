@@ -15,10 +15,12 @@ from cluster.command import run as run_command
 from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.lifecycle import connected
-from cluster.reservation import check_room
+from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
+from jobs.calibration import device_here
 from jobs.devices import devices_of
 from jobs.fit import check
+from jobs.layout_forecast import ByForecast
 from jobs.layout_trials import LayoutSearch, layout_trials
 from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new
 from jobs.prepared import open_split
@@ -66,7 +68,9 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if storage.exists(scratch):
         print("tune: going on with a search that did not come to its end", flush=True)
     with connected():
-        found = _search(settled(spec, storage), storage, prepared, scratch, by_shape)
+        device = device_here(spec, storage, inventory())
+        rank: Rank = ByForecast(storage, device) if device else by_shape
+        found = _search(settled(spec, storage), storage, prepared, scratch, rank)
     write_plan(storage, folder, found, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
     storage.remove(scratch)
     return Made("tune", folder, True, why, found.line())

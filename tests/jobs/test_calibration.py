@@ -4,9 +4,10 @@ import pytest
 
 from cluster.errors import SpecError
 from cluster.lifecycle import Cluster
+from cluster.placement import Node
 from cluster.spec import dump
 from cluster.storage import Storage
-from jobs.calibration import calibrate, device_of, kept_devices
+from jobs.calibration import calibrate, device_here, device_of, kept_devices
 from jobs.search.device import shipped
 from jobs.spec import RingSpec, load_ring
 from tests.jobs.search.test_forecast import device
@@ -50,3 +51,18 @@ def test_the_workers_of_a_cluster_are_measured(cluster: Cluster, spec: RingSpec,
     assert kept_devices(storage) == {"here": found}
     assert found.source.startswith("measured by 2 workers")
     assert found.memory_gib > 0.1
+
+
+def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(spec: RingSpec) -> None:
+    storage = Storage(spec.storage)
+    on_cpu = [Node("a", {"CPU": 4.0, "memory": 8 * 2**30}, {})]
+    on_gpu = [Node("a", {"CPU": 4.0, "GPU": 2.0}, {}, "H100")]
+    found = device_here(spec, storage, on_cpu)
+    assert found is not None
+    assert (found.memory_gib, found.cores) == (2, 4)
+    assert device_here(spec, storage, on_gpu) == shipped()["H100"]
+    assert device_here(spec, storage, [Node("a", {"GPU": 2.0}, {}, "B900")]) is None
+    measured = device(3).model_copy(update={"cores": 2.0})
+    storage.write("devices/measured.yaml", dump(measured).encode())
+    assert device_here(spec, storage, on_cpu) == measured
+    assert device_here(spec, storage, on_gpu) == shipped()["H100"]

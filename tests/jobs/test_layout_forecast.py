@@ -1,10 +1,12 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.layout import Layout
 from cluster.storage import Storage
-from jobs.layout_forecast import forecaster_of, model_of, optimizer_of
+from jobs.layout_forecast import ByForecast, forecaster_of, model_of, optimizer_of
 from jobs.search.forecast import Forecast
 from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec, load_ring
 from tests.jobs.search.test_forecast import device
@@ -47,3 +49,14 @@ def test_frozen_weights_have_neither_gradients_nor_optimizer(tmp_path: Path) -> 
     spec = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}", "train.freeze=[layer*]"])
     weights = [weight for link in model_of(spec, Storage(spec.storage)).weights(spec.layout) for weight in link]
     assert {weight.is_trained for weight in weights} == {True, False}
+
+
+def test_a_search_ranks_by_forecast_and_leaves_out_what_is_too_large(tmp_path: Path) -> None:
+    spec = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}"])
+    layouts = [Layout(), Layout(replicate=2), Layout(recompute=True)]
+    found = pickle.loads(pickle.dumps(ByForecast(Storage(spec.storage), device(4))))(spec, layouts)
+    assert [each.layout for each in found.fits] == [Layout(replicate=2), Layout(), Layout(recompute=True)]
+    assert all(each.memory_bytes and each.step_s for each in found.fits)
+    small = ByForecast(Storage(spec.storage), device(0.07))(spec, layouts)
+    assert {each.layout for each in small.unfit} & set(layouts)
+    assert all("GiB a device" in each.reason for each in small.unfit)
