@@ -33,7 +33,12 @@ MAY_IMPORT = {
     "serving": {"cluster", "jobs.features", "jobs.workloads", "jobs.revision", "jobs.spec", "jobs.version", "serving"},
 }
 MAY_IMPORT_BESIDES = {
-    "jobs.search.__main__": {"jobs.calibration", "jobs.fit", "jobs.layout_forecast"},  # a command, like a stage
+    "jobs.search.__main__": {
+        "jobs.calibration",
+        "jobs.fit",
+        "jobs.known_devices",
+        "jobs.layout_forecast",
+    },  # a command, like a stage
     "jobs.tune": {"jobs.train"},
     "jobs.pipeline": {*(f"jobs.{stage}" for stage in STAGES), "serving.app"},
 }

@@ -9,15 +9,12 @@
 import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from tempfile import TemporaryDirectory
 
 from cluster.command import run as run_command
 from cluster.errors import SpecError
-from cluster.lifecycle import connected
-from cluster.spec import dump
 from cluster.storage import Storage
-from jobs.calibration import MEASURED, calibrate, device_of
 from jobs.fit import check
+from jobs.known_devices import MEASURED, device_of
 from jobs.layout_forecast import forecaster_of
 from jobs.search.plan_table import drawing, table
 from jobs.spec import RingSpec, load_ring
@@ -79,10 +76,11 @@ def main(arguments: Sequence[str]) -> int:
     if given.command == "plan":
         print(plan(spec, storage, given.devices, given.top))
         return 0
+    # Not at the top: `plan` needs no Ray, which takes a second to import.
+    from jobs.calibration import calibrate
+
     storage.check_writable()
-    with connected(), TemporaryDirectory() as scratch:
-        found = calibrate(spec, storage, given.name, given.workers, scratch)
-    print(f"devices/{given.name}.yaml, as --devices {given.workers}x{given.name} calls it:\n{dump(found)}")
+    print(calibrate(spec, storage, given.name, given.workers))
     return 0
 
 

@@ -87,7 +87,7 @@ class Forecaster:
         kept = replace(kept_at_least(layout, stretches), weights=least.weights, optimizer=least.optimizer)
         if kept.total > self._room:
             return self._unfit(layout, kept, "at least, ")
-        memory = memory_of(layout, stretches, self._optimizer_of, self._device.is_cpu)
+        memory = memory_of(layout, stretches, self._optimizer_of, self._device.is_cpu, self._room)
         if memory.total > self._room:
             return self._unfit(layout, memory, "")
         return Forecast(layout, memory, time_of(layout, stretches, self._device))

@@ -4,13 +4,12 @@ Each place of the pipeline is walked through one step, as torch walks it: weight
 forward passes keep until their backward pass, gradients, what is on its way to peers, and at last the optimizer.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from math import inf
 from typing import Any, NamedTuple
 
-from cluster.layout import Layout, Schedule
+from cluster.layout import Layout
 from jobs.parallel.mesh import sharding_axis
 from jobs.parallel.pipeline import links_of, num_stages, stages_of
 from jobs.search.pipeline_order import Action, orders
@@ -65,19 +64,23 @@ def is_by_units(layout: Layout) -> bool:
     return num_shards(layout) > 1 or (layout.replicate > 1 and not is_alone)
 
 
-def memory_of(layout: Layout, stretches: Sequence[Stretch], optimizer_of: OptimizerOf, by_gloo: bool) -> Memory:
-    """Of the fullest worker in a step that is not the first.
+def memory_of(
+    layout: Layout, stretches: Sequence[Stretch], optimizer_of: OptimizerOf, by_gloo: bool, room: float = inf
+) -> Memory:
+    """Of the fullest worker in a step that is not the first; of the first one found that has more than `room`.
 
     Args:
         stretches: of the layout, for the rows of one micro-batch.
         by_gloo: whether workers speak by gloo, which copies what it gathers once more.
     """
-    held = parted_by_stage(layout, stretches)
-    walks = [
-        _Walk(layout, held, stages_of(layout, place) if layout.pipeline > 1 else [0], optimizer_of, by_gloo).walk(order)
-        for place, order in enumerate(orders(layout))
-    ]
-    return max(walks, key=lambda memory: memory.total)
+    held, fullest = parted_by_stage(layout, stretches), Memory(0, 0, 0, 0, 0)
+    for place, order in enumerate(orders(layout)):
+        own = stages_of(layout, place) if layout.pipeline > 1 else [0]
+        memory = _Walk(layout, held, own, optimizer_of, by_gloo).walk(order)
+        fullest = max(fullest, memory, key=lambda each: each.total)
+        if fullest.total > room:
+            break
+    return fullest
 
 
 def least_memory_of(layout: Layout, weights: Sequence[Sequence[Weight]], optimizer_of: OptimizerOf) -> Memory:
@@ -106,10 +109,8 @@ def kept_at_least(layout: Layout, stretches: Sequence[Stretch]) -> Memory:
     held = parted_by_stage(layout, stretches)
     own = stages_of(layout, 0) if layout.pipeline > 1 else [0]
     kept = {stage: sum(_kept_bytes(held[stage], layout.recompute)) for stage in own}
-    activations = max(
-        sum(count * kept[stage] for stage, count in counts)
-        for counts in _in_flight(layout.pipeline, layout.schedule, layout.micro_batches)
-    )
+    under_way = layout.micro_batches if layout.schedule == "gpipe" else min(layout.micro_batches, layout.pipeline)
+    activations = under_way * kept[own[0]] + sum(kept[stage] for stage in own[1:])
     units = [unit for stage in own for stretch in held[stage] for unit in (*stretch.units, stretch.rest)]
     whole = sum(unit.num_bytes for unit in units) if is_by_units(layout) and layout.pipeline > 1 else 0
     # Of a later micro-batch or pass as much is kept, and the gradients of those before are there.
@@ -129,21 +130,6 @@ def _kept_bytes(stretches: Sequence[Stretch], recompute: bool) -> list[int]:
         inside = 0 if again else stretch.footprint.kept_bytes
         found.append(inside + stretch.footprint.output_bytes * is_kept)
     return found
-
-
-@cache
-def _in_flight(pipeline: int, schedule: Schedule, micro_batches: int) -> frozenset[tuple[tuple[int, int], ...]]:
-    """How many micro-batches each stage of the first worker has under way, at each moment before a backward pass."""
-    counts: Counter[int] = Counter()
-    found = set()
-    order = orders(Layout(pipeline=pipeline, schedule=schedule, micro_batches=micro_batches))[0]
-    for action in order:
-        if action.part == "forward":
-            counts[action.stage] += 1
-        elif _frees(action):
-            found.add(tuple(sorted(counts.items())))
-            counts[action.stage] -= 1
-    return frozenset(found)
 
 
 def parted_by_stage(layout: Layout, stretches: Sequence[Stretch]) -> list[list[Stretch]]:
@@ -169,11 +155,9 @@ class _Lives(NamedTuple):
 
     def plus(self, other: "_Lives") -> "_Lives":
         """Both together."""
-        return _Lives(*(own + its for own, its in zip(self, other, strict=True)))
-
-    def minus(self, other: "_Lives") -> "_Lives":
-        """What is more than the other."""
-        return _Lives(*(own - its for own, its in zip(self, other, strict=True)))
+        return _Lives(
+            self.activations + other.activations, self.gradients + other.gradients, self.messages + other.messages
+        )
 
 
 class _Held(NamedTuple):
@@ -229,10 +213,12 @@ class _Walk:
     def walk(self, order: Sequence[Action]) -> Memory:
         """Through the step's actions, then the optimizer's."""
         last = {action.stage: number for number, action in enumerate(order) if _frees(action)}
-        lives, held, worst = _Lives(), _Held(), _Lives()
+        lives, held, worst, most = _Lives(), _Held(), _Lives(), 0
         for number, action in enumerate(order):
             change, peak, held = self._change(action, last.get(action.stage) == number, held)
-            worst = max(worst, lives.plus(peak), key=sum)
+            if sum(lives) + sum(peak) > most:
+                worst = lives.plus(peak)
+                most = sum(worst)
             lives = lives.plus(change)
         moving = _Lives(self._optimizer.moving_bytes, self._gradients, 0)
         worst = max(worst, moving, key=sum).plus(self._always)
@@ -360,7 +346,8 @@ class _Walk:
 
     def _note(self, more: int) -> None:
         """A moment at which so much lives besides."""
-        self._peak = max(self._peak, self._lives._replace(activations=self._lives.activations + more), key=sum)
+        if sum(self._lives) + more > sum(self._peak):
+            self._peak = self._lives._replace(activations=self._lives.activations + more)
 
 
 def _frees(action: Action) -> bool:

@@ -161,7 +161,8 @@ class Model:
             pairs = {(id(one), id(other)): (one, other) for one, other in zip(two, four, strict=True)}
             of_pairs = {key: mixed(pair, tensor_weights(layout.tensor)) for key, pair in pairs.items()}
             return [of_pairs[id(one), id(other)] for one, other in zip(two, four, strict=True)]
-        of_families = {id(family): family.at(num_rows, layout.context) for family in families}
+        own = {id(family): family for family in families}
+        of_families = {key: family.at(num_rows, layout.context) for key, family in own.items()}
         return [of_families[id(family)] for family in families]
 
     def _families_of(self, layout: Layout) -> "list[Family] | None":
