@@ -22,7 +22,7 @@ from jobs.optimization import build_optimizer
 from jobs.prepared import open_split, read_transform
 from jobs.search.device import Device
 from jobs.search.footprint import Recorder
-from jobs.search.forecast import Forecaster
+from jobs.search.forecast import Forecaster, Unfit
 from jobs.search.memory import OptimizerMemory, OptimizerOf
 from jobs.search.ranking import Outlook, Ranking
 from jobs.search.ranking import Unfit as LeftOut
@@ -138,3 +138,12 @@ class ByForecast:
 def _forecaster(spec: str, storage: Storage, device: str) -> Forecaster:
     """By their texts, which can be told from others: trials of one search often share their model."""
     return forecaster_of(parse(RingSpec, spec, "the search's spec"), storage, parse(Device, device, "the device"))
+
+
+def foreseen_line(spec: RingSpec, storage: Storage, device: Device, name: str) -> str:
+    """What a worker of the spec's own layout needs, and how long a step takes, in a line."""
+    found = forecaster_of(spec, storage, device).forecast(spec.layout)
+    if isinstance(found, Unfit):
+        return f"foreseen on {name}: does not fit, {found.reason}"
+    memory = f"{found.memory_bytes / 2**30:.2f} GiB a worker ({found.memory.line()})"
+    return f"foreseen on {name}: {memory}, {found.step_s:.3g} s a step"

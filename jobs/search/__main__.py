@@ -2,8 +2,10 @@
 
     python -m jobs.search plan SPEC [key=value ...] --devices 8xH100 [--top 12]
     python -m jobs.search calibrate SPEC [key=value ...] [--workers 8] [--name measured]
+    python -m jobs.search report SPEC [key=value ...]
 
-`plan` needs no device and no cluster; `calibrate` measures the devices of the cluster, as `8xmeasured` calls them then.
+`plan` needs no device and no cluster; `calibrate` measures the devices of the cluster, as `8xmeasured` calls them then;
+`report` makes a page of what `jobs.tune` found.
 """
 
 import re
@@ -11,11 +13,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from cluster.command import run as run_command
-from cluster.errors import SpecError
+from cluster.errors import DataError, SpecError
 from cluster.storage import Storage
 from jobs.fit import check
 from jobs.known_devices import MEASURED, device_of
 from jobs.layout_forecast import forecaster_of
+from jobs.lineage import tune_inputs
+from jobs.report.plan_page import write_plan_page
 from jobs.search.plan_table import drawing, table
 from jobs.spec import RingSpec, load_ring
 
@@ -45,6 +49,18 @@ def plan(spec: RingSpec, storage: Storage, devices: str, num_shown: int) -> str:
     return "\n".join([shown, f"the fastest: {overrides or 'one worker'}", drawing(best, device.devices_a_node)])
 
 
+def report(spec: RingSpec, storage: Storage) -> str:
+    """Where the page of the spec's search lies now.
+
+    Raises:
+        DataError: nothing was searched for this spec and data.
+    """
+    try:
+        return f"what the search found: {write_plan_page(storage, spec.name, tune_inputs(spec, storage).key)}"
+    except FileNotFoundError:
+        raise DataError("nothing was searched for this spec and data; run first: python -m jobs.tune SPEC") from None
+
+
 def parsed(devices: str) -> tuple[int, str]:
     """How many of which device.
 
@@ -60,14 +76,15 @@ def parsed(devices: str) -> tuple[int, str]:
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line asks for."""
     parser = ArgumentParser("python -m jobs.search", description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="plan | calibrate")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="plan | calibrate | report")
     planning = commands.add_parser("plan", help="rank the layouts of some devices, without any")
     planning.add_argument("--devices", required=True, metavar="8xH100", help="how many of which")
     planning.add_argument("--top", type=int, default=12, help="how many of those that fit are shown")
     measuring = commands.add_parser("calibrate", help="measure the devices of the cluster, for a minute")
     measuring.add_argument("--workers", type=int, default=2, help="devices that are measured, all at once")
     measuring.add_argument("--name", default=MEASURED, help="what `--devices` calls them then")
-    for command in (planning, measuring):
+    reporting = commands.add_parser("report", help="make a page of a search")
+    for command in (planning, measuring, reporting):
         command.add_argument("spec", metavar="SPEC", help="the workload's YAML, for example jobs/specs/language.yaml")
         command.add_argument("overrides", metavar="key.path=value", nargs="*", help="replaces one value of the spec")
     given = parser.parse_args(arguments)
@@ -75,6 +92,9 @@ def main(arguments: Sequence[str]) -> int:
     storage = Storage(spec.storage)
     if given.command == "plan":
         print(plan(spec, storage, given.devices, given.top))
+        return 0
+    if given.command == "report":
+        print(report(spec, storage))
         return 0
     # Not at the top: `plan` needs no Ray, which takes a second to import.
     from jobs.calibration import calibrate
