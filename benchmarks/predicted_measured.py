@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.predicted_measured FOLDER [--steps 9] [--repeats 2]
 
-The device is measured by microbenchmarks of four workers (`jobs.search.microbenchmarks`); nothing is fitted to the
-layouts that are reported. Workers are real processes on gloo; memory is what torch's allocator gives out. Writes the
+The device is measured by microbenchmarks of as many workers as a layout has (`jobs.search.microbenchmarks`); nothing is
+fitted to the layouts that are reported. Workers are real processes on gloo; memory is what torch's allocator gives out. Writes the
 .md and a picture beside it. Needs the extras `demo` and `test`.
 """
 
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,7 @@ from jobs.examples import main as write_example
 from jobs.layout_forecast import forecaster_of
 from jobs.lineage import prepared_folder
 from jobs.measured_steps import measure
-from jobs.parallel.collectives import rank
+from jobs.parallel.collectives import rank, world_size
 from jobs.search.device import Device
 from jobs.search.forecast import Forecast
 from jobs.search.microbenchmarks import measured_device
@@ -90,7 +91,7 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
 
 def write_device(folder: Path) -> None:
     """What each worker does to measure the device."""
-    found = measured_device(torch.device("cpu"), WORLD, MEMORY_GIB)
+    found = measured_device(torch.device("cpu"), world_size(), MEMORY_GIB)
     if rank() == 0:
         (folder / "device.yaml").write_text(dump(found))
 
@@ -121,14 +122,22 @@ def measured_of(
     return found
 
 
-def rows_of(kind: str, folder: Path, device: Device, num_steps: int, repeats: int) -> list[dict[str, Any]]:
+def device_of(num_workers: int, folder: Path) -> Device:
+    """As so many workers find it that are at work at once."""
+    run_together(num_workers, write_device, folder, TIMEOUT_S)
+    return parse(Device, (folder / "device.yaml").read_text(), "the measured device")
+
+
+def rows_of(
+    kind: str, folder: Path, devices: Mapping[int, Device], num_steps: int, repeats: int
+) -> list[dict[str, Any]]:
     """Every layout of a workload, foreseen and measured."""
     storage = folder / "storage"
     write_example([kind, str(storage)])
     spec = load_ring(Path("jobs/specs") / f"{kind}.yaml", [f"storage={storage}", *SIZES[kind], "layout.replicate=1"])
     prepare.run(spec, Storage(spec.storage))
     prepared = prepared_folder(spec, Storage(spec.storage))
-    forecaster = forecaster_of(spec, Storage(spec.storage), device)
+    forecasters = {number: forecaster_of(spec, Storage(spec.storage), device) for number, device in devices.items()}
     found = []
     for num_workers in (1, 2, WORLD):
         layouts = [
@@ -136,7 +145,7 @@ def rows_of(kind: str, folder: Path, device: Device, num_steps: int, repeats: in
         ]
         taken = [measured_of(spec, prepared, layouts, folder, num_steps) for _ in range(repeats)]
         for place, layout in enumerate(layouts):
-            forecast = forecaster.forecast(layout)
+            forecast = forecasters[num_workers].forecast(layout)
             assert isinstance(forecast, Forecast)
             times = [each[place][0] for each in taken]
             row = {"kind": kind, "layout": layout.line(), "foreseen_s": forecast.step_s, "times": times}
@@ -164,7 +173,7 @@ def page(rows: list[dict[str, Any]], device: Device, num_steps: int, repeats: in
         "",
         f"{len(rows)} layouts of {len(kinds)} workloads, {num_steps} steps each, {repeats} times; processes on "
         f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}. Nothing is fitted to these layouts:",
-        f"the device is what {WORLD} workers measured of it in small work ({device.tflops['fp32'] * 1e3:.0f} GFLOP/s, "
+        f"the device is what 2 and {WORLD} workers measured of it in small work ({device.tflops['fp32'] * 1e3:.0f} GFLOP/s, "
         f"{device.cores:.1f} cores, {device.overheads.op_us:.1f} us a kernel).",
         "Made by `python -m benchmarks.predicted_measured FOLDER`.",
         "",
@@ -236,10 +245,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    run_together(WORLD, write_device, given.folder, TIMEOUT_S)
-    device = parse(Device, (given.folder / "device.yaml").read_text(), "the measured device")
-    print(dump(device), flush=True)
-    rows = [row for kind in LAYOUTS for row in rows_of(kind, given.folder, device, given.steps, given.repeats)]
+    pair, device = device_of(2, given.folder), device_of(WORLD, given.folder)
+    print(dump(pair), dump(device), sep="\n", flush=True)
+    devices = {1: pair, 2: pair, WORLD: device}
+    rows = [row for kind in LAYOUTS for row in rows_of(kind, given.folder, devices, given.steps, given.repeats)]
     HERE.with_suffix(".md").write_text(page(rows, device, given.steps, given.repeats))
     HERE.with_suffix(".svg").write_text(picture(rows))
     print(page(rows, device, given.steps, given.repeats))

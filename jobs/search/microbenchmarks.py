@@ -6,6 +6,7 @@ torch's own parallel modules cost when there is next to nothing in them.
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from jobs.search.device import Device, Link, Overheads
 from jobs.search.footprint import Kind
 from jobs.workloads.chain import Batch, Chain
 
-REPEATS = 15
+WARM, REPEATS = 2, 20
 SIDES = (128, 512)
 """Of square matrices: the rate is that of the larger one."""
 CPU_SUM_BYTES, GPU_SUM_BYTES = 4 * 2**20, 256 * 2**20
@@ -33,6 +34,10 @@ MESSAGE_BYTES = (16 * 2**10, 4 * 2**20)
 NUM_TINY, TINY = 32, 16
 """So many modules or weights of so many features."""
 MICRO_BATCHES = 8
+
+
+Clock = Callable[[Callable[[], Any], torch.device], float]
+"""A call and its device -> seconds of one."""
 
 
 def measured_device(device: torch.device, devices_a_node: int, memory_gib: float) -> Device:
@@ -43,7 +48,7 @@ def measured_device(device: torch.device, devices_a_node: int, memory_gib: float
     """
     alone = from_first(_compute(device) if rank() == 0 else None)
     _together()
-    crowded = max(all_of(_matrix_s(device, SIDES[-1], torch.float32)))
+    crowded = fmean(all_of(_matrix_s(device, SIDES[-1], torch.float32, _together_s)))
     assert alone is not None
     slowed = max(1.0, crowded / alone["fp32_s"])
     shares = device.type == "cpu"
@@ -73,21 +78,31 @@ def _together() -> None:
         dist.barrier()
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, the fastest of several: what else the machine does only makes them slower."""
+def _each_s(work: Callable[[], Any], device: torch.device) -> list[float]:
+    """Of one call after the other, the first ones left out."""
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(WARM + REPEATS):
         started = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)
-    return min(taken)
+    return taken[WARM:]
 
 
-def _matrix_s(device: torch.device, side: int, dtype: torch.dtype) -> float:
+def _alone_s(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one call while the other workers wait: the fastest, since what else the machine does only makes it slower."""
+    return min(_each_s(work, device))
+
+
+def _together_s(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one call while all workers do the same: the mean, since the fastest had the processor to themselves."""
+    return fmean(_each_s(work, device))
+
+
+def _matrix_s(device: torch.device, side: int, dtype: torch.dtype, clock: Clock = _alone_s) -> float:
     matrix = torch.rand(side, side, device=device, dtype=dtype)
-    return _seconds(lambda: [matrix @ matrix for _ in range(4)], device) / 4
+    return clock(lambda: [matrix @ matrix for _ in range(4)], device) / 4
 
 
 def _compute(device: torch.device) -> dict[str, float]:
@@ -99,7 +114,7 @@ def _compute(device: torch.device) -> dict[str, float]:
         found[precision] = 2 * side**3 / _matrix_s(device, side, dtype) / 1e12
     num_bytes = CPU_SUM_BYTES if device.type == "cpu" else GPU_SUM_BYTES
     first, second = (torch.rand(num_bytes // 4, device=device) for _ in range(2))
-    found["sum"] = 3 * num_bytes / _seconds(lambda: first + second, device) / 1e9
+    found["sum"] = 3 * num_bytes / _alone_s(lambda: first + second, device) / 1e9
     found["convolution"] = min(1.0, _convolution_tflops(device) / found["fp32"])
     found["op_us"] = _chain_us(lambda values, factor: values * factor, device)
     found["view_us"] = _chain_us(lambda values, factor: values.view(TINY, 1).view(TINY), device) / 2
@@ -112,7 +127,7 @@ def _convolution_tflops(device: torch.device) -> float:
     """Of one with few channels, forward and backward, as small image models have it."""
     convolution = nn.Conv2d(32, 32, 3, padding=1, device=device)
     images = torch.rand(16, 32, 28, 28, device=device, requires_grad=True)
-    return 3 * 2 * 16 * 28 * 28 * 32 * 32 * 9 / _seconds(lambda: convolution(images).sum().backward(), device) / 1e12
+    return 3 * 2 * 16 * 28 * 28 * 32 * 32 * 9 / _alone_s(lambda: convolution(images).sum().backward(), device) / 1e12
 
 
 def _chain_us(op: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> float:
@@ -125,15 +140,15 @@ def _chain_us(op: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> f
             reached = op(reached, factor)
         reached.sum().backward()
 
-    return _seconds(run, device) / 400 * 1e6
+    return _alone_s(run, device) / 400 * 1e6
 
 
-def _update_us(weights: Sequence[Tensor], device: torch.device) -> float:
+def _update_us(weights: Sequence[Tensor], device: torch.device, clock: Clock = _alone_s) -> float:
     """Of the optimizer, a weight."""
     optimizer = torch.optim.AdamW(weights)
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    return _seconds(optimizer.step, device) / len(weights) * 1e6
+    return clock(optimizer.step, device) / len(weights) * 1e6
 
 
 def _tiny_pairs(device: torch.device) -> nn.Sequential:
@@ -141,10 +156,10 @@ def _tiny_pairs(device: torch.device) -> nn.Sequential:
     return nn.Sequential(*pairs).to(device)
 
 
-def _passes_us(model: nn.Module, device: torch.device) -> float:
+def _passes_us(model: nn.Module, device: torch.device, clock: Clock = _alone_s) -> float:
     """Of a forward and a backward pass of tiny pairs, a layer."""
     given = torch.rand(1, TINY, device=device, requires_grad=True)
-    return _seconds(lambda: model(given).sum().backward(), device) / NUM_TINY * 1e6
+    return clock(lambda: model(given).sum().backward(), device) / NUM_TINY * 1e6
 
 
 def _overheads(
@@ -186,7 +201,7 @@ def _split_us(mesh: DeviceMesh, device: torch.device) -> float:
     model = _tiny_pairs(device)
     for pair in model:
         parallelize_module(pair, mesh, {"0": ColwiseParallel(), "1": RowwiseParallel()})
-    return _passes_us(model, device)
+    return _passes_us(model, device, _together_s)
 
 
 def _unit_us(mesh: DeviceMesh, device: torch.device) -> float:
@@ -195,12 +210,12 @@ def _unit_us(mesh: DeviceMesh, device: torch.device) -> float:
     for pair in model:
         fully_shard(pair, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return 2 * _passes_us(model, device)
+    return 2 * _passes_us(model, device, _together_s)
 
 
 def _sharded_update_us(mesh: DeviceMesh, device: torch.device) -> float:
     parts = (DTensor.from_local(torch.rand(TINY, device=device), mesh, [Shard(0)]) for _ in range(NUM_TINY))
-    return _update_us([nn.Parameter(part) for part in parts], device)
+    return _update_us([nn.Parameter(part) for part in parts], device, _together_s)
 
 
 class _Tiny(nn.Module):
@@ -225,7 +240,7 @@ def _action_us(mesh: DeviceMesh, device: torch.device) -> float:
     batch = {
         name: torch.rand(MICRO_BATCHES, *shape, device=device) for name, shape in (("rows", [TINY]), ("weight", []))
     }
-    return _seconds(lambda: pipeline.step(batch), device) / (2 * (MICRO_BATCHES + 1)) * 1e6
+    return _together_s(lambda: pipeline.step(batch), device) / (2 * (MICRO_BATCHES + 1)) * 1e6
 
 
 def _named(mesh: DeviceMesh) -> Any:
@@ -260,7 +275,7 @@ def _link(kind: Kind, group: ProcessGroup | None, size: int, device: torch.devic
     times = []
     for num_bytes in MESSAGE_BYTES:
         _together()
-        own = 0.0 if group is None else _seconds(_message(kind, group, size, num_bytes, device), device)
+        own = 0.0 if group is None else _together_s(_message(kind, group, size, num_bytes, device), device)
         times.append(max(all_of(own)))
     small, large = times
     rate = (MESSAGE_BYTES[1] - MESSAGE_BYTES[0]) / max(large - small, 1e-9) / 1e9
