@@ -17,15 +17,15 @@ run-once: .venv/demo
 	$(BIN)/python -m jobs.movielens $(STORAGE)
 	$(BIN)/python -m cluster run -- sh -c '$(RING) && exec $(SERVE) --once'
 
-# Two halves side by side: what needs a cluster or servers waits much of its time.
+# Two halves side by side: what needs a cluster waits much of its time.
 test: .venv/test
 	$(MAKE) --jobs=2 test-cluster test-local
 
 test-cluster test-local: .venv/test
 test-cluster:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or services'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
 test-local:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not (ray or services)'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ray'
 
 check: .venv/test
 	$(BIN)/ruff check

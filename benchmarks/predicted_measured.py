@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.predicted_measured FOLDER [--steps 9] [--repeats 2]
 
 The device is measured by microbenchmarks of as many workers as a layout has (`jobs.search.microbenchmarks`); nothing is
-fitted to the layouts that are reported. Workers are real processes on gloo; memory is what torch's allocator gives out. Writes the
-.md and a picture beside it. Needs the extras `demo` and `test`.
+fitted to the layouts that are reported. Workers are real processes on gloo; memory is what torch's allocator gives out.
+Writes the .md and a picture beside it. Needs the extras `demo` and `test`.
 """
 
 import argparse
@@ -173,14 +173,18 @@ def page(rows: list[dict[str, Any]], device: Device, num_steps: int, repeats: in
         "",
         f"{len(rows)} layouts of {len(kinds)} workloads, {num_steps} steps each, {repeats} times; processes on "
         f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}. Nothing is fitted to these layouts:",
-        f"the device is what 2 and {WORLD} workers measured of it in small work ({device.tflops['fp32'] * 1e3:.0f} GFLOP/s, "
-        f"{device.cores:.1f} cores, {device.overheads.op_us:.1f} us a kernel).",
+        f"the device is what 2 and {WORLD} workers measured of it in small work "
+        f"({device.tflops['fp32'] * 1e3:.0f} GFLOP/s, {device.cores:.1f} cores, {device.overheads.op_us:.1f} us a "
+        "kernel).",
         "Made by `python -m benchmarks.predicted_measured FOLDER`.",
         "",
         f"- **Memory** of the fullest worker: {within} of {len(rows)} within 10 %; the error is "
         f"{min(errors):+.1%} to {max(errors):+.1%}, its absolute value {median(map(abs, errors)):.1%} in the median.",
         f"- **Time of a step**: Spearman's rank correlation **{rank_correlation(rows):.2f}** over all, {of_kinds}.",
         f"  Foreseen to measured: {median(ratios):.2f} in the median ({min(ratios):.2f} to {max(ratios):.2f}).",
+        "",
+        "Which memory gloo's threads still hold when the next message begins is chance: the same layout has been seen to",
+        "take up to a sixth more in one run than in another, and the largest of all ranks and repeats is told.",
         "",
         f"![foreseen and measured]({HERE.name}.svg)",
         "",
