@@ -52,10 +52,14 @@ def device_here(spec: RingSpec, storage: Storage, nodes: Sequence[Node]) -> Devi
     fitting = [node for node in nodes if spec.placement.gpu_type in ("", node.gpu_type)]
     on_gpu = spec.train.device == "gpu" or any(node.total.get("GPU", 0.0) for node in fitting)
     on_gpu = on_gpu and spec.train.device != "cpu"
-    if MEASURED in kept and kept[MEASURED].is_cpu != on_gpu:
+    if on_gpu and MEASURED in kept and not kept[MEASURED].is_cpu:
         return kept[MEASURED]
     if on_gpu:
         kinds = {node.gpu_type for node in fitting if node.total.get("GPU", 0.0)}
         return known.get(kinds.pop()) if len(kinds) == 1 else None
-    memory, cpus = (sum(node.total.get(unit, 0.0) for node in fitting) for unit in ("memory", "CPU"))
-    return known["CPU"].model_copy(update={"memory_gib": memory / 2**30 / max(cpus, 1), "cores": max(cpus, 1.0)})
+    # A worker alone may fill its node; what several take together, Ray's memory monitor sees to.
+    memory_gib = max((node.total.get("memory", 0.0) for node in fitting), default=0.0) / 2**30
+    if MEASURED in kept and kept[MEASURED].is_cpu:
+        return kept[MEASURED].model_copy(update={"memory_gib": memory_gib})
+    cpus = sum(node.total.get("CPU", 0.0) for node in fitting)
+    return known["CPU"].model_copy(update={"memory_gib": memory_gib, "cores": max(cpus, 1.0)})

@@ -43,10 +43,10 @@ def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(spec: R
     on_gpu = [Node("a", {"CPU": 4.0, "GPU": 2.0}, {}, "H100")]
     found = device_here(spec, storage, on_cpu)
     assert found is not None
-    assert (found.memory_gib, found.cores) == (2, 4)
+    assert (found.memory_gib, found.cores) == (8, 4)
     assert device_here(spec, storage, on_gpu) == shipped()["H100"]
     assert device_here(spec, storage, [Node("a", {"GPU": 2.0}, {}, "B900")]) is None
     own = device(3).model_copy(update={"cores": 2.0})
     storage.write("devices/measured.yaml", dump(own).encode())
-    assert device_here(spec, storage, on_cpu) == own
+    assert device_here(spec, storage, on_cpu) == own.model_copy(update={"memory_gib": 8.0})
     assert device_here(spec, storage, on_gpu) == shipped()["H100"]
