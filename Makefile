@@ -1,5 +1,5 @@
 # run: the whole ring on MovieLens, then serve until Ctrl-C      run-once: the same, ask three questions, end
-# test: the whole suite      check: style, types, import rules
+# test: the suite but for test-slow, which takes minutes a test      check: style, types, import rules
 PYTHON ?= python3
 STORAGE ?= $(HOME)/rayline
 SPEC := jobs/specs/recommender.yaml
@@ -7,7 +7,7 @@ BIN := .venv/bin
 RING := $(BIN)/python -m jobs.pipeline $(SPEC) storage=$(STORAGE) $(ARGS)
 SERVE := $(BIN)/python -m serving.app $(SPEC) storage=$(STORAGE) $(ARGS)
 
-.PHONY: run run-once test test-cluster test-local check
+.PHONY: run run-once test test-cluster test-local test-slow check
 
 run: .venv/demo
 	$(BIN)/python -m jobs.movielens $(STORAGE)
@@ -21,11 +21,14 @@ run-once: .venv/demo
 test: .venv/test
 	$(MAKE) --jobs=2 test-cluster test-local
 
-test-cluster test-local: .venv/test
+test-cluster test-local test-slow: .venv/test
 test-cluster:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray and not slow'
 test-local:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ray'
+
+test-slow:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: .venv/test
 	$(BIN)/ruff check

@@ -88,6 +88,7 @@ def test_a_search_whose_driver_was_killed_goes_on_where_it_was(prepared_ring: Ri
     assert not Path(storage.path(f"plans/films/{key}.search")).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_gangs_of_two_sizes_with_a_worker_and_the_driver_killed_leave_nothing_and_lose_no_trial() -> None:
     """A small form of the benchmark, on a cluster of its own: two nodes of four GPUs that are numbers alone."""

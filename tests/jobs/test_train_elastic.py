@@ -113,6 +113,7 @@ def disturbed(folder: Path) -> Run:
     return replace(run, reports=[epoch.report for epoch in RunLog(storage, run.folder).epochs()])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_layout_is_the_best_legal_one_for_the_devices_that_are_there(disturbed: Run) -> None:
     starts = RunLog(disturbed.storage, disturbed.folder).starts()
@@ -128,6 +129,7 @@ def test_the_layout_is_the_best_legal_one_for_the_devices_that_are_there(disturb
         assert all(start.nodes[rank] == start.nodes[rank + 1] for rank in range(0, len(start.nodes), 2))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_loss_of_every_step_is_that_of_the_undisturbed_run(undisturbed: Run, disturbed: Run) -> None:
     wanted = last_of_each(undisturbed.starts)
@@ -143,6 +145,7 @@ def test_the_loss_of_every_step_is_that_of_the_undisturbed_run(undisturbed: Run,
     assert metrics == [pytest.approx(report.metrics, rel=1e-4) for report in undisturbed.reports]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_every_sample_is_trained_on_once_an_epoch_and_in_its_own_step(undisturbed: Run, disturbed: Run) -> None:
     wanted, found = last_of_each(undisturbed.starts), last_of_each(disturbed.starts)
@@ -159,11 +162,13 @@ def test_every_sample_is_trained_on_once_an_epoch_and_in_its_own_step(undisturbe
     assert {frozenset(rows) for rows in by_epoch} == {frozenset(by_epoch[0])}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_no_pass_has_more_rows_than_in_the_layout_of_the_spec(disturbed: Run) -> None:
     assert max(step.largest_pass for start in disturbed.starts for step in start.steps) == BATCH_SIZE // 4
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_node_that_is_drained_and_one_that_comes_cost_no_step(disturbed: Run) -> None:
     """Of the four, the second start follows a death, the third a node that was drained, the last a node that came."""
@@ -173,6 +178,7 @@ def test_a_node_that_is_drained_and_one_that_comes_cost_no_step(disturbed: Run) 
     assert numbers[3][0] == numbers[2][-1] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_it_is_said_what_changes_and_why(disturbed: Run) -> None:
     for line in (

@@ -43,6 +43,7 @@ def sample_of(name: str) -> Sample:
     return {"wide": wide, "wide_heads": wide_heads}.get(name, lambda: sample(name))()
 
 
+@cache
 def model_of(name: str) -> Model:
     given = sample_of(name)
     workload = WORKLOADS[given.kind]
