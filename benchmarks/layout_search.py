@@ -4,7 +4,7 @@
 
 Every layout of the space is measured once with real processes, so that what each way of searching finds can be told
 from the table: with at most 15 % of the layouts measured. The space is that of the credit data's MLP on eight workers,
-without recomputation and further passes. Writes the .md beside it. Needs the extras `demo` and `test`.
+without recomputation, one pass and one round. Writes the .md beside it. Needs the extras `demo` and `test`.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def space_of(spec: RingSpec) -> list[Layout]:
     return [
         layout
         for layout in legal
-        if not layout.recompute and layout.accumulation == 1 and layout.micro_batches <= 2 * layout.pipeline
+        if not layout.recompute and layout.accumulation == 1 and layout.micro_batches == layout.pipeline
     ]
 
 
