@@ -22,10 +22,9 @@ from jobs.optimization import build_optimizer
 from jobs.prepared import open_split, read_transform
 from jobs.search.device import Device
 from jobs.search.footprint import Recorder
-from jobs.search.forecast import Forecaster, Unfit
+from jobs.search.forecast import Forecaster, TooLarge
 from jobs.search.memory import OptimizerMemory, OptimizerOf
 from jobs.search.ranking import Outlook, Ranking
-from jobs.search.ranking import Unfit as LeftOut
 from jobs.search.stretches import Example, Model
 from jobs.spec import RingSpec, TrainSpec
 from jobs.trainable import make_trainable
@@ -130,7 +129,7 @@ class ByForecast:
         fits, unfit = _forecaster(dump(spec), self.storage, dump(self.device)).of(layouts)
         return Ranking(
             tuple(Outlook(one.layout, one.memory_bytes, one.step_s) for one in fits),
-            tuple(LeftOut(one.layout, one.reason) for one in unfit),
+            unfit,
         )
 
 
@@ -143,7 +142,7 @@ def _forecaster(spec: str, storage: Storage, device: str) -> Forecaster:
 def foreseen_line(spec: RingSpec, storage: Storage, device: Device, name: str) -> str:
     """What a worker of the spec's own layout needs, and how long a step takes, in a line."""
     found = forecaster_of(spec, storage, device).forecast(spec.layout)
-    if isinstance(found, Unfit):
+    if isinstance(found, TooLarge):
         return f"foreseen on {name}: does not fit, {found.reason}"
     memory = f"{found.memory_bytes / 2**30:.2f} GiB a worker ({found.memory.line()})"
     return f"foreseen on {name}: {memory}, {found.step_s:.3g} s a step"

@@ -30,7 +30,7 @@ from jobs.anomalies import OF_FALLING_LOSS, Watch
 from jobs.elastic import elastic_layouts
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
-from jobs.known_devices import MEASURED, kept_devices
+from jobs.known_devices import MEASURED, known_devices
 from jobs.layout_forecast import foreseen_line
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.mlflow_run import MlflowRun, mlflow_run
@@ -40,7 +40,6 @@ from jobs.prepared import open_split, read_profile, read_split, read_train, read
 from jobs.report.run_page import write_run_page
 from jobs.row_stream import RowStream, check_window, open_stream
 from jobs.run_log import RunLog, Start
-from jobs.search.device import shipped, table_of
 from jobs.search.plan import Plan, as_json, read_plan
 from jobs.spec import RingSpec, TrainSpec
 from jobs.stage import main as stage_main
@@ -144,7 +143,7 @@ def _elastic_line(spec: RingSpec) -> list[str]:
 
 def _foreseen_line(spec: RingSpec, storage: Storage) -> list[str]:
     """What the layout takes of a device of which something is known without looking at the cluster."""
-    known = shipped() | kept_devices(storage) | (table_of(spec.tune.device_table) if spec.tune.device_table else {})
+    known = known_devices(storage, spec.tune.device_table)
     name = spec.placement.gpu_type or MEASURED
     return [f"  {foreseen_line(spec, storage, known[name], name)}"] if name in known else []
 

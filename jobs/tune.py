@@ -17,9 +17,8 @@ from cluster.layout import Layout
 from cluster.lifecycle import connected
 from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
-from jobs.devices import devices_of
+from jobs.devices import device_here, devices_of
 from jobs.fit import check
-from jobs.known_devices import device_here
 from jobs.layout_forecast import ByForecast
 from jobs.layout_trials import LayoutSearch, layout_trials
 from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new

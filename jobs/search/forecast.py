@@ -8,6 +8,7 @@ from jobs.parallel.pipeline import num_stages
 from jobs.search.device import Device
 from jobs.search.layouts import Refused, legal_layouts
 from jobs.search.memory import Memory, OptimizerOf, kept_at_least, least_memory_of, memory_of, num_shards
+from jobs.search.ranking import Unfit
 from jobs.search.stretches import Model
 from jobs.search.timing import StepTime, time_of
 from jobs.spec import RingSpec
@@ -37,11 +38,9 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Unfit:
+class TooLarge(Unfit):
     """A layout that a device's memory does not hold."""
 
-    layout: Layout
-    reason: str
     memory_bytes: int
     """At least."""
 
@@ -52,7 +51,7 @@ class Forecasts:
 
     fits: tuple[Forecast, ...]
     """The fastest first; of equals the smaller."""
-    unfit: tuple[Unfit, ...]
+    unfit: tuple[TooLarge, ...]
     """The smallest first."""
     refused: tuple[Refused, ...]
 
@@ -70,14 +69,14 @@ class Forecaster:
         fits, unfit = self.of(legal)
         return Forecasts(fits, unfit, tuple(refused))
 
-    def of(self, layouts: Sequence[Layout]) -> tuple[tuple[Forecast, ...], tuple[Unfit, ...]]:
+    def of(self, layouts: Sequence[Layout]) -> tuple[tuple[Forecast, ...], tuple[TooLarge, ...]]:
         """Legal layouts that fit, the fastest first, and those that do not, the smallest first."""
         found = [self.forecast(layout) for layout in layouts]
         fits = sorted((one for one in found if isinstance(one, Forecast)), key=lambda f: (f.step_s, f.memory_bytes))
-        unfit = sorted((one for one in found if isinstance(one, Unfit)), key=lambda u: u.memory_bytes)
+        unfit = sorted((one for one in found if isinstance(one, TooLarge)), key=lambda u: u.memory_bytes)
         return tuple(fits), tuple(unfit)
 
-    def forecast(self, layout: Layout) -> Forecast | Unfit:
+    def forecast(self, layout: Layout) -> Forecast | TooLarge:
         """Of one legal layout."""
         least = self._least_of(layout)
         if least.total > self._room:
@@ -102,9 +101,9 @@ class Forecaster:
     def _room(self) -> int:
         return int(FILLED * self._device.memory_gib * 2**30)
 
-    def _unfit(self, layout: Layout, memory: Memory, when: str) -> Unfit:
+    def _unfit(self, layout: Layout, memory: Memory, when: str) -> TooLarge:
         reason = (
             f"takes {when}{memory.total / 2**30:.1f} GiB a device ({memory.line()}), which has "
             f"{self._device.memory_gib:g}, {FILLED:.0%} of them to fill"
         )
-        return Unfit(layout, reason, memory.total)
+        return TooLarge(layout, reason, memory.total)

@@ -3,8 +3,12 @@ from pathlib import Path
 import pytest
 
 from cluster.placement import Node
-from jobs.devices import Devices, counted
+from cluster.spec import dump
+from cluster.storage import Storage
+from jobs.devices import Devices, counted, device_here
+from jobs.search.device import shipped
 from jobs.spec import load_ring
+from tests.jobs.search.test_forecast import device
 
 SPEC = Path(__file__).parents[2] / "jobs/specs/recommender.yaml"
 CPUS = [Node("a", {"CPU": 6.0}, {}), Node("b", {"CPU": 3.0}, {})]
@@ -26,3 +30,28 @@ GPUS = [Node("c", {"CPU": 6.0, "GPU": 4.0}, {}, "H100"), Node("d", {"CPU": 6.0, 
 )
 def test_devices_are_counted_in_workers(overrides: list[str], nodes: list[Node], devices: Devices) -> None:
     assert counted(load_ring(SPEC, ["storage=/nowhere", *overrides]), nodes) == devices
+
+
+def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(tmp_path: Path) -> None:
+    spec = load_ring(SPEC, [f"storage={tmp_path}"])
+    storage = Storage(spec.storage)
+    on_cpu = [Node("a", {"CPU": 4.0, "memory": 8 * 2**30}, {})]
+    on_gpu = [Node("a", {"CPU": 4.0, "GPU": 2.0}, {}, "H100")]
+    found = device_here(spec, storage, on_cpu)
+    assert found is not None
+    assert (found.memory_gib, found.cores) == (8, 4)
+    assert device_here(spec, storage, on_gpu) == shipped()["H100"]
+    assert device_here(spec, storage, [Node("a", {"GPU": 2.0}, {}, "B900")]) is None
+    own = device(3).model_copy(update={"cores": 2.0})
+    storage.write("devices/measured.yaml", dump(own).encode())
+    assert device_here(spec, storage, on_cpu) == own.model_copy(update={"memory_gib": 8.0})
+    assert device_here(spec, storage, on_gpu) == shipped()["H100"]
+
+
+def test_a_users_table_leaves_the_data_sheets_as_they_are(tmp_path: Path) -> None:
+    lines = "\n".join(f"    {line}" for line in dump(device(3)).splitlines())
+    (tmp_path / "mine.yaml").write_text(f"devices:\n  H100:\n{lines}\n")
+    spec = load_ring(SPEC, [f"storage={tmp_path}", f"tune.device_table={tmp_path / 'mine.yaml'}"])
+    on_gpu = [Node("a", {"GPU": 2.0}, {}, "H100")]
+    assert device_here(spec, Storage(spec.storage), on_gpu) == device(3)
+    assert shipped()["H100"] != device(3)

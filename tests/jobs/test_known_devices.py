@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import SpecError
-from cluster.placement import Node
 from cluster.spec import dump
 from cluster.storage import Storage
-from jobs.known_devices import device_here, device_of, kept_devices
+from jobs.known_devices import device_of, kept_devices
 from jobs.search.device import shipped
 from jobs.spec import RingSpec, load_ring
 from tests.jobs.search.test_forecast import device
@@ -35,18 +34,3 @@ def test_a_users_table_goes_before_the_data_sheets(spec: RingSpec, tmp_path: Pat
 def test_an_unknown_device_says_what_is_known_and_how_to_add_one(spec: RingSpec) -> None:
     with pytest.raises(SpecError, match=r"no device 'H1000'.*Did you mean 'H100'\?.*python -m jobs.search calibrate"):
         device_of("H1000", Storage(spec.storage), "")
-
-
-def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(spec: RingSpec) -> None:
-    storage = Storage(spec.storage)
-    on_cpu = [Node("a", {"CPU": 4.0, "memory": 8 * 2**30}, {})]
-    on_gpu = [Node("a", {"CPU": 4.0, "GPU": 2.0}, {}, "H100")]
-    found = device_here(spec, storage, on_cpu)
-    assert found is not None
-    assert (found.memory_gib, found.cores) == (8, 4)
-    assert device_here(spec, storage, on_gpu) == shipped()["H100"]
-    assert device_here(spec, storage, [Node("a", {"GPU": 2.0}, {}, "B900")]) is None
-    own = device(3).model_copy(update={"cores": 2.0})
-    storage.write("devices/measured.yaml", dump(own).encode())
-    assert device_here(spec, storage, on_cpu) == own.model_copy(update={"memory_gib": 8.0})
-    assert device_here(spec, storage, on_gpu) == shipped()["H100"]

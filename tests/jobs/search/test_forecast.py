@@ -2,7 +2,7 @@ import pytest
 
 from cluster.layout import Layout
 from jobs.search.device import Device, Link
-from jobs.search.forecast import FILLED, Forecast, Forecaster, Unfit
+from jobs.search.forecast import FILLED, Forecast, Forecaster, TooLarge
 from jobs.spec import RingSpec, load_ring
 from tests.jobs.search.models import adamw, model_of, sample_of
 from tests.jobs.search.test_layouts import SPECS
@@ -37,7 +37,7 @@ def test_the_fastest_comes_first_and_all_layouts_are_told() -> None:
 def test_what_does_not_fit_says_how_much_it_takes_of_how_much() -> None:
     small = forecaster(0.015)
     found = small.forecast(Layout())
-    assert isinstance(found, Unfit)
+    assert isinstance(found, TooLarge)
     assert found.reason.startswith("takes ")
     assert found.reason.endswith("which has 0.015, 90% of them to fill")
     assert isinstance(small.forecast(Layout(shard=2, recompute=True)), Forecast)
@@ -45,7 +45,7 @@ def test_what_does_not_fit_says_how_much_it_takes_of_how_much() -> None:
 
 def test_weights_alone_can_be_too_much() -> None:
     found = forecaster(0.005).forecast(Layout())
-    assert isinstance(found, Unfit)
+    assert isinstance(found, TooLarge)
     assert "at least, before any activation," in found.reason
     assert "activations" not in found.reason.replace("activation,", "")
 
