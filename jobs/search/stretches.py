@@ -71,12 +71,9 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A link of the model, or the loss."""
+class Part:
+    """What a worker has of a link's weights."""
 
-    name: str
-    footprint: Footprint
-    input_bytes: int
     units: tuple[Unit, ...]
     """Of the partition's, in order; each unit lies in one link."""
     rest: Unit
@@ -90,6 +87,18 @@ class Stretch:
     def weights(self) -> tuple[Weight, ...]:
         """All of the link."""
         return tuple(weight for unit in (*self.units, self.rest) for weight in unit.weights)
+
+
+NO_WEIGHTS = Part((), Unit(()), 0, False)
+
+
+@dataclass(frozen=True)
+class Stretch(Part):
+    """A link of the model, or the loss."""
+
+    name: str
+    footprint: Footprint
+    input_bytes: int
 
 
 @dataclass(frozen=True)
@@ -125,14 +134,14 @@ class Model:
         for name, link in self._links.items():
             for weight in link.parameters():
                 self._owners.setdefault(id(weight), name)
-        self._parts: dict[Any, _Part] = {}
+        self._parts: dict[Any, tuple[nn.Module, Part]] = {}
         self._families: dict[Any, list[Family]] = {}
         self._stretches: dict[Any, list[Stretch]] = {}
 
     def weights(self, layout: Layout) -> list[tuple[Weight, ...]]:
         """Of each link, as a worker of the layout's tensor group has them."""
         whole_sequences = layout.model_copy(update={"context": 1})
-        return [self._part(name, whole_sequences).weights for name in self._links]
+        return [self._part(name, whole_sequences)[1].weights for name in self._links]
 
     def stretches(self, layout: Layout, num_rows: int) -> list[Stretch]:
         """Each link and the loss, for so many rows that go through together."""
@@ -146,10 +155,10 @@ class Model:
         found: list[Stretch] = []
         size = 0
         for name, footprint in zip(self._links, footprints, strict=False):
-            part = self._part(name, layout)
-            found.append(Stretch(name, footprint, size, part.units, part.rest, part.num_split, part.is_unit))
+            _, part = self._part(name, layout)
+            found.append(Stretch(**vars(part), name=name, footprint=footprint, input_bytes=size))
             size = footprint.output_bytes
-        return [*found, Stretch(LOSS, footprints[-1], size, (), Unit(()), 0, False)]
+        return [*found, Stretch(**vars(NO_WEIGHTS), name=LOSS, footprint=footprints[-1], input_bytes=size)]
 
     def _footprints(self, layout: Layout, num_rows: int) -> list[Footprint]:
         """Of each link and the loss: from those of few rows, or for just these where nothing follows from them."""
@@ -198,7 +207,7 @@ class Model:
         for name in self._links:
             key = (self._likenesses[name], shape)
             if key not in known:
-                link = self._part(name, layout).link
+                link, _ = self._part(name, layout)
                 known[key] = self._run(link, link, shape, batch, layout)
             footprint, shape = known[key]
             found.append(footprint)
@@ -206,7 +215,7 @@ class Model:
 
     def _taken_whole(self, layout: Layout, batch: Batch) -> Footprint:
         """Of a model that is no chain, with its loss: what goes from one to the other may be anything."""
-        link = self._part("", layout).link
+        link, _ = self._part("", layout)
         return self._run(lambda _, rows: self._loss(link(rows), rows), link, None, batch, layout)[0]
 
     def _run(
@@ -226,7 +235,8 @@ class Model:
     def _loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return (self._losses(outputs, dict(batch)) * batch["weight"]).sum()
 
-    def _part(self, name: str, layout: Layout) -> "_Part":
+    def _part(self, name: str, layout: Layout) -> tuple[nn.Module, Part]:
+        """The link as a worker of the layout has it."""
         key = (self._likenesses[name], layout.tensor, layout.sequence_parallel, layout.context)
         if key not in self._parts:
             whole = self._links[name]
@@ -234,7 +244,7 @@ class Model:
                 link = _copied(whole)
                 localise(link, name, layout, self._partition, self._recorder)
             shared = {path for path, weight in whole.named_parameters() if self._owners[id(weight)] != name}
-            self._parts[key] = _part(name, whole, link, self._partition, shared)
+            self._parts[key] = link, _part(name, whole, link, self._partition, shared)
         return self._parts[key]
 
     def _batch(self, layout: Layout, num_rows: int) -> Batch:
@@ -248,21 +258,6 @@ class Model:
                 rows[name] = torch.empty(shape, dtype=values.dtype)
             drawn = {name: torch.empty(values.shape, dtype=values.dtype) for name, values in given.drawn.items()}
             return {**rows, "weight": torch.empty(num_rows), "key": torch.empty(num_rows, dtype=torch.int64), **drawn}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A link as a worker has it."""
-
-    link: nn.Module
-    units: tuple[Unit, ...]
-    rest: Unit
-    num_split: int
-    is_unit: bool
-
-    @property
-    def weights(self) -> tuple[Weight, ...]:
-        return tuple(weight for unit in (*self.units, self.rest) for weight in unit.weights)
 
 
 def _copied(link: nn.Module) -> nn.Module:
@@ -280,7 +275,7 @@ def _likeness(link: nn.Module) -> tuple[Any, ...]:
     return type(link).__qualname__, repr(link), weights
 
 
-def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition, shared: set[str]) -> _Part:
+def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition, shared: set[str]) -> Part:
     """Args:
     shared: paths of weights that are a link's before this one, and counted there.
     """
@@ -297,7 +292,7 @@ def _part(name: str, whole: nn.Module, link: nn.Module, partition: Partition, sh
         (rest if unit is None else of_units[unit]).append(weight)
     num_split = sum(isinstance(module, LinearStandIn) for module in link.modules())
     units = tuple(Unit(tuple(each)) for each in of_units.values())
-    return _Part(link, units, Unit(tuple(rest)), num_split, is_unit="" in inside)
+    return Part(units, Unit(tuple(rest)), num_split, is_unit="" in inside)
 
 
 def _units_inside(name: str, link: nn.Module, patterns: Sequence[str]) -> list[str]:
