@@ -167,7 +167,8 @@ def trained(ring: tuple[RingSpec, Storage], rows: Rows | None = None) -> list[An
 
 
 def test_a_run_without_fault_shows_none(ring: tuple[RingSpec, Storage]) -> None:
-    assert {anomaly.kind for anomaly in trained(ring)} <= {"ended early"}  # which it did
+    might = {"ended early", "starved input"}  # the first is so; how fast rows come is the machine's matter
+    assert {anomaly.kind for anomaly in trained(ring)} <= might
 
 
 def test_one_value_that_is_not_finite_is_found_with_its_step(
