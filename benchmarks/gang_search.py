@@ -36,10 +36,11 @@ from cluster.processes import command, family, find
 from cluster.storage import Storage
 from jobs import prepare
 from jobs.lineage import prepared_folder
-from jobs.quality_trials import Search, book_of, quality_trials
+from jobs.quality_trials import quality_trials
 from jobs.search.ranking import Outlook
 from jobs.search.trial import Trial
 from jobs.spec import RingSpec, load_ring
+from jobs.trial_run import Search, book_of
 from jobs.worker_group import Workers
 
 ROOT = Path(__file__).parents[1]

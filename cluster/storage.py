@@ -252,6 +252,27 @@ class Storage:
         self.upload(source, staged)
         self.commit(staged, folder, {**manifest, "files": files})
 
+    def copy(self, source: str, folder: str, manifest: Mapping[str, Any]) -> None:
+        """Make `folder` appear with the files of a published one and with a manifest of its own.
+
+        A folder that is already published stays as it is, as in `commit`.
+        """
+        if not self.is_published(folder):
+            staged = self.stage(folder)
+            self._copy_files(source, staged)
+            self.commit(staged, folder, manifest)
+
+    @explained
+    @patient
+    def _copy_files(self, source: str, target: str) -> None:
+        """All but the manifest, which is what makes a folder seen."""
+        root = self.path(source)
+        for info in self.filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
+            name = str(info.path).removeprefix(f"{root}/")
+            if info.type == fs.FileType.File and name != MANIFEST:
+                self._make_parent(f"{target}/{name}")
+                fs.copy_files(info.path, self.path(f"{target}/{name}"), self.filesystem, self.filesystem)
+
     @explained
     @patient
     def upload(self, source: Path, folder: str) -> None:

@@ -153,6 +153,7 @@ def fit(
     device: torch.device = CPU,
     rows: Rows | None = None,
     is_to_stop: Callable[[], bool] | None = None,
+    last_epoch: int | None = None,
 ) -> bool:
     """Train to the last epoch or until the watched metric no longer gets better.
 
@@ -162,6 +163,7 @@ def fit(
 
     Args:
         is_to_stop: asked about once a second, on the first worker, whether to leave off.
+        last_epoch: after which to leave off, where that is before `train.num_epochs`, by which the schedule goes.
 
     Returns:
         Whether training came to its end; where it left off, the checkpoint of its last step is written.
@@ -170,14 +172,15 @@ def fit(
     begun = set_up(spec, storage, prepared, device, rows, newest is not None)
     training = _watched(begun, storage, prepared, is_to_stop)
     progress = _resume(training, checkpoints, newest) if checkpoints and newest is not None else Progress()
+    last_step = min(last_epoch or spec.train.num_epochs, spec.train.num_epochs) * training.feed.steps_an_epoch
     with _open_writer(spec, checkpoints) as writer:
-        while not progress.stopped:
+        while not progress.stopped and progress.step < last_step:
             progress, epoch_report = _epoch(training, progress, writer)
             _save(training, progress, writer)
             if epoch_report is None:
                 return False
             report(epoch_report)
-    return True
+    return progress.stopped
 
 
 def set_up(

@@ -14,6 +14,7 @@ from cluster.errors import DataError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
+from jobs.search.plan import Plan
 from jobs.spec import RingSpec, event_columns, item_columns, sections, transform_of
 from jobs.start import start_of
 from jobs.step_files import file_digests
@@ -93,10 +94,15 @@ def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.tune"))
 
 
-def train_inputs(spec: RingSpec, storage: Storage) -> Inputs:
-    """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it."""
-    names = ("seed", "workload", "train")
-    return Inputs(prepare_inputs(spec, storage).key, _numerics(spec, storage, *names), code_revision("jobs.train"))
+def train_inputs(spec: RingSpec, storage: Storage, found: Plan | None = None) -> Inputs:
+    """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it.
+
+    Of a plan whose weights training goes on from, also what they were trained with before, and until when.
+    """
+    given = _numerics(spec, storage, "seed", "workload", "train")
+    if found and found.lineage:
+        given["lineage"] = [*map(asdict, found.lineage), {"epoch": found.num_epochs}]
+    return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.train"))
 
 
 def _numerics(spec: RingSpec, storage: Storage, *names: str) -> dict[str, Any]:

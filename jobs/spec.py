@@ -259,8 +259,13 @@ class TuneSpec(Spec):
     """Of a layout that is measured, besides the two that warm it up."""
     num_trials: int = Field(0, ge=0)
     """Of everything else. 0, without `layouts`, leaves the search out: train then uses the spec as it is."""
+    scheduler: Literal["asha", "pbt"] = "asha"
+    """What becomes of weak trials: `asha` stops them; `pbt`, population-based training, lets them go on from the
+    weights of strong ones, with other values. Then `num_trials` is how many members the population has."""
     num_epochs: int = Field(3, ge=1)
-    """Of the longest trial; ASHA stops the weak ones earlier."""
+    """Of the longest trial; ASHA stops the weak ones earlier. With `pbt`, of every member."""
+    perturb_every: int = Field(1, ge=1)
+    """Epochs after which `pbt` compares the members."""
     max_concurrent: int | None = Field(None, ge=1)
     """Trials at a time; None for as many as the cluster has room for."""
     workers: Literal["one", "layout"] = "one"
@@ -274,6 +279,11 @@ class TuneSpec(Spec):
     def is_on(self) -> bool:
         """Whether anything is searched."""
         return self.num_trials > 0 or self.layouts is not None
+
+    @property
+    def is_population(self) -> bool:
+        """Whether values are searched by population-based training."""
+        return self.num_trials > 0 and self.scheduler == "pbt"
 
 
 class CompressSpec(Spec):

@@ -17,7 +17,7 @@ import ray.train
 import ray.train.torch
 
 from cluster.command import run as run_command
-from cluster.errors import SpecError, UserError
+from cluster.errors import DataError, SpecError, UserError
 from cluster.layout import Layout
 from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
@@ -62,7 +62,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     check(spec)
     layouts_of(spec)
     registry = Registry(storage, spec.name)
-    inputs = train_inputs(spec, storage)
+    inputs = train_inputs(spec, storage, found)
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
     note = check_start(spec, storage, prepared)
@@ -74,6 +74,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     why = why_new(storage, f"models/{spec.name}", inputs)
     spec = settled(spec, storage)
     checkpoints = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}")
+    if found:
+        _begin_with(found, checkpoints)
     with mlflow_run(spec, inputs.key) as mlflow:
         if not _is_finished(checkpoints):
             if note:
@@ -94,14 +96,15 @@ def run(spec: RingSpec, storage: Storage) -> Made:
 
 def plan(spec: RingSpec, storage: Storage) -> str:
     """What `run` would do."""
+    found = _plan_of(spec, storage)
     spec, plan_note = planned(spec, storage)
     check(spec)
-    inputs = train_inputs(spec, storage)
+    inputs = train_inputs(spec, storage, found)
     made = made_of(Registry(storage, spec.name), inputs.key)
     if made:
         return f"train: skip, models/{spec.name}/{made} was made of the same rows, spec and code"
     steps = Checkpoints(storage, f"checkpoints/{spec.name}/{inputs.key}").steps()
-    begins = f"from the checkpoint of step {steps[-1]}" if steps else "from the start"
+    begins = f"from the checkpoint of step {steps[-1]}" if steps else _beginning(found)
     start = start_of(spec, storage)
     train, optimizer = spec.train, spec.train.optimizer
     return "\n".join(
@@ -156,6 +159,27 @@ def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
     if found is None:
         return spec, "plan: none yet (python -m jobs.tune SPEC makes one); training with the spec as it is"
     return found.put_into(spec), f"plan: {found.line()}"
+
+
+def _beginning(found: Plan | None) -> str:
+    if found and found.checkpoint:
+        return f"from the weights that the search has trained for {found.num_epochs} epochs, {found.checkpoint}"
+    return "from the start"
+
+
+def _begin_with(found: Plan, checkpoints: Checkpoints) -> None:
+    """Let a run that has not begun go on from the weights that the search has trained, where there are any."""
+    if not found.checkpoint:
+        return
+    trained = Checkpoints(checkpoints.storage, found.checkpoint)
+    steps = trained.steps()
+    if not steps:
+        raise DataError(
+            f"the weights of the plan, {found.checkpoint}, are gone from '{checkpoints.storage.uri}'; remove the plan "
+            "too, so that it is searched again, or train without: tune.num_trials=0"
+        )
+    if steps[-1] > max(checkpoints.steps(), default=0):
+        trained.hand_over(steps[-1], checkpoints)
 
 
 def _plan_of(spec: RingSpec, storage: Storage) -> Plan | None:

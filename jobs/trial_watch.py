@@ -57,8 +57,14 @@ class TrialWatch(Callback):
         num_epochs: int,
         num_trials: int,
         num_done: int,
+        if_short: Outcome = "stopped",
     ) -> None:
-        """`begun` makes of a trial's config what is known at its start."""
+        """`begun` makes of a trial's config what is known at its start.
+
+        Args:
+            if_short: what a trial is called that ends by itself after fewer than `num_epochs`.
+        """
+        self._if_short = if_short
         self._book, self._begun = book, begun
         self._metric, self._mode, self._num_epochs = metric, mode, num_epochs
         self._num_trials, self._num_done, self._num_known = num_trials, num_done, num_done
@@ -88,7 +94,7 @@ class TrialWatch(Callback):
         elif held.best is None:
             self._end(trial, replace(held, outcome="diverged"), "diverged")
         else:
-            outcome: Outcome = "finished" if held.num_epochs >= self._num_epochs else "stopped"
+            outcome: Outcome = "finished" if held.num_epochs >= self._num_epochs else self._if_short
             shown = f"{self._metric} {held.curve[-1][self._metric]:.4f} after {held.num_epochs} epochs"
             self._end(trial, replace(held, outcome=outcome), shown)
 

@@ -3,7 +3,8 @@
     python -m jobs.tune jobs/specs/recommender.yaml
 
 First the layout, by its speed: a few real steps of those that the forecast finds best. Then everything else, by
-quality: trials drawn by Optuna's TPE (Bergstra et al., 2011), the weak ones stopped early by ASHA (Li et al., 2020).
+quality: trials drawn by Optuna's TPE (Bergstra et al., 2011), the weak ones stopped early by ASHA (Li et al., 2020), or
+population-based training (Jaderberg et al., 2017), whose weights train goes on from.
 Killed at any moment, the next run goes on where it was.
 """
 
@@ -19,13 +20,16 @@ from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
 from jobs.devices import device_here, devices_of
 from jobs.fit import check
+from jobs.kept_state import kept_state
 from jobs.layout_forecast import ByForecast
 from jobs.layout_trials import LayoutSearch, layout_trials
 from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new
-from jobs.prepared import open_split
-from jobs.quality_trials import Search, quality_trials
+from jobs.population_trials import keep_checkpoint, population_trials
+from jobs.prepared import open_split, read_transform
+from jobs.quality_trials import quality_trials
 from jobs.row_stream import check_window
 from jobs.search.candidates import candidates, check_listed, chosen
+from jobs.search.check_population import check_handed_over, check_population
 from jobs.search.check_space import check_space
 from jobs.search.choice import fastest, plan_of
 from jobs.search.layouts import Refused
@@ -38,6 +42,7 @@ from jobs.stage import main as stage_main
 from jobs.start import check_start, settled
 from jobs.teacher import check_teacher
 from jobs.trainable import check_trainable
+from jobs.trial_run import Search
 from jobs.worker_group import Workers, num_gpus, workers_of
 
 
@@ -61,6 +66,9 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     if found:
         return Made("tune", folder, False, "unchanged", found.line())
     why = why_new(storage, f"plans/{spec.name}", inputs)
+    if spec.tune.is_population:
+        transform = read_transform(storage, prepared)
+        check_handed_over(spec, lambda point: kept_state(point, transform))
     check_window(open_split(storage, prepared, "train"), spec.train)
     storage.check_shared()
     scratch = f"{folder}.search"
@@ -70,6 +78,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         device = device_here(spec, storage, inventory())
         rank: Rank = ByForecast(storage, device) if device else by_shape
         found = _search(settled(spec, storage), storage, prepared, scratch, rank)
+    if found.lineage:
+        found = keep_checkpoint(storage, scratch, found, f"{folder}.weights")
     write_plan(storage, folder, found, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
     storage.remove(scratch)
     return Made("tune", folder, True, why, found.line())
@@ -105,9 +115,12 @@ def _trial_lines(spec: RingSpec) -> list[str]:
     of_layout = f"{spec.layout.num_workers} workers ({layout})" if tune.layouts is None else layout
     on = "" if tune.workers == "one" else f" on {of_layout},"
     at_once = f"{tune.max_concurrent} at once" if tune.max_concurrent else "as many at once as there is room for"
+    what = f"{tune.num_trials} trials of at most {tune.num_epochs} epochs"
+    if tune.is_population:
+        every = f"every {tune.perturb_every} epochs" if tune.perturb_every > 1 else "each epoch"
+        what = f"a population of {tune.num_trials}, compared after {every} of {tune.num_epochs}"
     return [
-        f"  {tune.num_trials} trials of at most {tune.num_epochs} epochs,{on} {at_once}, for the best "
-        f"{spec.train.early_stopping.metric}, over",
+        f"  {what},{on} {at_once}, for the best {spec.train.early_stopping.metric}, over",
         *(f"    {key}: {show(dimension)}" for key, dimension in tune.space.items()),
     ]
 
@@ -117,6 +130,8 @@ def _check(spec: RingSpec, storage: Storage) -> None:
     check(spec)
     if spec.tune.num_trials:
         check_space(spec, lambda point: _check_point(spec, point, storage))
+    if spec.tune.is_population:
+        check_population(spec)
     if isinstance(spec.tune.layouts, tuple):
         check_listed(spec, spec.tune.layouts, check, spec.tune.devices)
 
@@ -193,7 +208,8 @@ def _tried(spec: RingSpec, layout: Layout, storage: Storage, prepared: str, scra
     wait = check_room(workers.layout, workers.demand)
     if wait:
         print(f"tune: waiting; {wait}", flush=True)
-    return quality_trials(Search(spec, storage, prepared, scratch, partial(_same, workers), partial(_foresee, rank)))
+    search = Search(spec, storage, prepared, scratch, partial(_same, workers), partial(_foresee, rank))
+    return population_trials(search) if spec.tune.is_population else quality_trials(search)
 
 
 def _same(workers: Workers, number: int) -> Workers:

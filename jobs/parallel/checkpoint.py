@@ -9,7 +9,7 @@ No random state is saved: every draw (sample order, negatives, dropout) is a pur
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
@@ -139,6 +139,23 @@ class Checkpoints:
         for step in self.steps()[:-keep]:
             if step != progress.best_step:
                 self.storage.remove(self.at(step))
+
+    def hand_over(self, step: int, other: "Checkpoints") -> None:
+        """Copy a step's checkpoint, and the best one that it knows of, for another run to go on from, on any layout.
+
+        Its epochs without a better value are counted anew. The step's own checkpoint appears last, so that whoever
+        finds it has all; called again, this goes on where it was.
+        """
+        progress = self.progress(step)
+        self.storage.discard_staged(other.folder)
+        if progress.best_value is not None and progress.best_step != step:
+            self.storage.copy(
+                self.at(progress.best_step),
+                other.at(progress.best_step),
+                self.storage.manifest(self.at(progress.best_step)),
+            )
+        begins = {"progress": asdict(replace(progress, epochs_without_better=0))}
+        self.storage.copy(self.at(step), other.at(step), {**self.storage.manifest(self.at(step)), **begins})
 
     def at(self, step: int) -> str:
         """The folder of a step's checkpoint."""

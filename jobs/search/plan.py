@@ -38,6 +38,17 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    """Values that the weights of a plan were trained with for a time."""
+
+    epoch: int
+    """After which they began to be."""
+    member: int
+    """Of the population, that trained with them."""
+    values: Values
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to train with."""
 
@@ -57,6 +68,12 @@ class Plan:
     ranking: tuple[Foreseen, ...] = ()
     """All that fit, by the forecast."""
     left_out: tuple[LeftOut, ...] = ()
+    lineage: tuple[Ancestor, ...] = ()
+    """Of the weights of a population that training goes on from; none where it begins anew."""
+    num_epochs: int = 0
+    """That these weights have been trained for."""
+    checkpoint: str = ""
+    """The folder of their checkpoints, as of a run."""
 
     @property
     def device_s(self) -> float:
@@ -70,8 +87,9 @@ class Plan:
             layout = layout_of(self.layout).line()
             parts.append(f"layout {layout} (fastest of {sum(bool(each.step_s) for each in self.layouts)} measured)")
         if self.best is not None:
+            among = f"members after {self.num_epochs} epochs" if self.lineage else "trials"
             parts.append(
-                f"{show_values(self.values)} ({self.metric} {self.best:.4f}, best of {len(self.trials)} trials)"
+                f"{show_values(self.values)} ({self.metric} {self.best:.4f}, best of {len(self.trials)} {among})"
             )
         return ", ".join(parts)
 
@@ -123,5 +141,6 @@ def from_plan_json(content: Mapping[str, Any]) -> Plan:
     kept["trials"] = tuple(from_json(Trial, trial) for trial in kept["trials"])
     kept["layouts"] = tuple(from_json(LayoutTrial, trial) for trial in kept["layouts"])
     kept["ranking"] = tuple(Foreseen(**each) for each in kept["ranking"])
+    kept["lineage"] = tuple(Ancestor(**each) for each in kept["lineage"])
     kept["left_out"] = tuple(LeftOut(**each) for each in kept["left_out"])
     return Plan(**kept)

@@ -3,7 +3,9 @@
 Ray's OptunaSearch hands nested Ray domains on unsampled; a function of the trial has no such trap.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from random import Random
 from typing import Any
 
 from optuna import Trial
@@ -19,6 +21,7 @@ from jobs.spec import Choices, ChoicesSpec, Dimension, RangeSpec, RingSpec
 
 Values = dict[str, bool | int | float | str]
 Space = Mapping[str, Dimension]
+FACTORS = (0.8, 1.2)
 LOOKED_AT = 256
 """Whole numbers of a range that are looked at before a trial starts."""
 
@@ -100,6 +103,36 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.integer:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=dimension.step)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def drawn(dimension: Dimension, random: Random) -> bool | int | float | str:
+    """Any of the values that are searched, evenly, or evenly in the logarithm."""
+    if not isinstance(dimension, RangeSpec):
+        return random.choice(listed(dimension))
+    low, high = dimension.low, dimension.high
+    if not dimension.integer:
+        value = math.exp(random.uniform(math.log(low), math.log(high))) if dimension.log else random.uniform(low, high)
+        return min(max(value, low), high)
+    if not dimension.log:
+        return random.randrange(int(low), int(high) + 1, dimension.step)
+    value = math.exp(random.uniform(math.log(low - 0.5), math.log(high + 0.5)))
+    return min(max(round(value), int(low)), int(high))
+
+
+def moved(dimension: Dimension, value: Any, random: Random) -> bool | int | float | str:
+    """A value a little away from this one, as Ray's PopulationBasedTraining has it: 0.8 or 1.2 times, or a neighbour in
+    the list. At an end of what is searched it may stay; a whole number moves by one step at least.
+    """
+    if not isinstance(dimension, RangeSpec):
+        choices = listed(dimension)
+        place = choices.index(value) + random.choice((-1, 1))
+        return choices[min(max(place, 0), len(choices) - 1)]
+    factor = random.choice(FACTORS)
+    if not dimension.integer:
+        return min(max(value * factor, dimension.low), dimension.high)
+    low, step = int(dimension.low), dimension.step
+    by = round((value * factor - value) / step) or (1 if factor > 1 else -1)
+    return min(max(value + by * step, low), int(dimension.high))
 
 
 def show(dimension: Dimension) -> str:

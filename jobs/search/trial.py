@@ -14,8 +14,21 @@ Point = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Stint:
+    """What a member of a population trains in one generation."""
+
+    epoch: int
+    """After which it begins."""
+    step: int
+    """Of that epoch's end."""
+    source: int
+    """Whose weights it begins with: its own number, but where it took over another member's."""
+    values: Values
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One point of the space."""
+    """One point of the space; with population-based training a member, and `values` are those that it has now."""
 
     number: int
     values: Values
@@ -27,18 +40,31 @@ class Trial:
     curve: tuple[Point, ...] = ()
     """Its epochs so far."""
     best: float | None = None
-    """Of the metric, over its epochs; None where it came to none."""
+    """Of the metric, over its epochs, since it last took over another's weights; None where it came to none."""
     outcome: Outcome = "under way"
     said: str = ""
     """Why, where it did not come to its end."""
     num_starts: int = 0
     device_s: float = 0.0
     """Seconds that it held devices for, times how many."""
+    stints: tuple[Stint, ...] = ()
+    """Of a member, one a generation that it has begun."""
 
     @property
     def num_epochs(self) -> int:
         """How many it was trained for."""
         return int(self.curve[-1]["num_epochs"]) if self.curve else 0
+
+    @property
+    def step(self) -> int:
+        """After which it goes on."""
+        trained = int(self.curve[-1]["step"]) if self.curve else 0
+        return max(trained, self.stints[-1].step) if self.stints else trained
+
+    @property
+    def took_over(self) -> int:
+        """The epoch after which it last took over another's weights; 0 where it never did."""
+        return max((stint.epoch for stint in self.stints if stint.source != self.number), default=0)
 
     @property
     def seconds(self) -> float:
@@ -89,6 +115,8 @@ def as_json(trial: Trial | LayoutTrial) -> dict[str, Any]:
 def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
     """The inverse of `as_json`, of what JSON has made of it."""
     kept: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    if "stints" in kept:
+        kept["stints"] = tuple(Stint(**stint) for stint in kept["stints"])
     return kind(**kept)
 
 

@@ -13,12 +13,13 @@ from cluster.layout import Layout
 from cluster.lifecycle import Cluster
 from jobs import tune
 from jobs.lineage import prepared_folder, tune_inputs
-from jobs.quality_trials import Search, quality_trials
+from jobs.quality_trials import quality_trials
 from jobs.search.book import Book
 from jobs.search.plan import read_plan
 from jobs.search.ranking import Outlook, Unfit
 from jobs.search.trial import Trial
 from jobs.spec import RingSpec
+from jobs.trial_run import Search
 from jobs.tune import _same
 from jobs.worker_group import workers_of
 from tests.jobs.conftest import Ring
