@@ -61,23 +61,26 @@ def next_generation(search: Search, rule: Rule, generation: int, end: int) -> bo
     """Let every member begin the next generation, with another's checkpoint where it is a weak one; False where all
     failed.
 
-    Killed in its middle and called again, it comes to the same: a source stays as it is, a copy counts when the book
-    has it, and what was there before is removed after that.
+    Killed in its middle and called again, it comes to the same: a source stays as it is, a copy counts once the book
+    has it, and what a member had before is removed after that.
     """
     members = _members(search)
     stints = next_stints(rule, members, generation, end)
     for number, stint in stints.items():
-        member = members[number]
-        if len(member.stints) > generation + 1:
-            continue
-        after = with_stint(member, stint)
+        before = replace(members[number], stints=members[number].stints[: generation + 1])
+        if members[number] == before:
+            _begin_next(search, before, stint, members[stint.source])
         if stint.source != number:
-            search.checkpoints(members[stint.source]).hand_over(stint.step, search.checkpoints(after))
-            print(f"after epoch {end} {_takes_over(member, stint)}", flush=True)
-        search.book.note(f"{number:06d}", after)
-        if stint.source != number:
-            search.storage.remove(search.checkpoints(member).folder)
+            search.storage.remove(search.checkpoints(before).folder)
     return bool(stints)
+
+
+def _begin_next(search: Search, member: Trial, stint: Stint, source: Trial) -> None:
+    after = with_stint(member, stint)
+    if source.number != member.number:
+        search.checkpoints(source).hand_over(stint.step, search.checkpoints(after))
+        print(f"after epoch {stint.epoch} {_takes_over(member, stint)}", flush=True)
+    search.book.note(f"{member.number:06d}", after)
 
 
 def keep_checkpoint(storage: Storage, search_folder: str, plan: Plan, folder: str) -> Plan:

@@ -129,10 +129,10 @@ def moved(dimension: Dimension, value: Any, random: Random) -> bool | int | floa
         return choices[min(max(place, 0), len(choices) - 1)]
     factor = random.choice(FACTORS)
     if not dimension.integer:
-        return min(max(value * factor, dimension.low), dimension.high)
+        return min(max(float(value) * factor, dimension.low), dimension.high)
     low, step = int(dimension.low), dimension.step
     by = round((value * factor - value) / step) or (1 if factor > 1 else -1)
-    return min(max(value + by * step, low), int(dimension.high))
+    return min(max(int(value) + by * step, low), int(dimension.high))
 
 
 def show(dimension: Dimension) -> str:
