@@ -10,6 +10,8 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from cluster.storage import Storage
+from jobs.report.curves import colour, curves, is_best, lineage_table
+from jobs.report.framed import EDGE, HIGH, WIDE, framed, scale, svg
 from jobs.report.plots import categories
 from jobs.report.shown import counted
 from jobs.report.style import STYLE
@@ -17,7 +19,6 @@ from jobs.search.plan import Plan, read_plan, show_values
 from jobs.search.space import Values
 from jobs.search.trial import LayoutTrial, Trial, layout_of
 
-WIDE, HIGH, EDGE = 360, 220, 34
 FEWEST_FOR_IMPORTANCE = 6
 """Trials; of fewer nothing is said."""
 MAX_ROWS = 40
@@ -130,7 +131,7 @@ def _trials(plan: Plan) -> str:
         return ""
     scored = [trial for trial in plan.trials if trial.best is not None]
     pictures = [
-        _curves(plan, scored),
+        curves(plan),
         _coordinates(plan, scored),
         categories(importance(scored, plan.mode), f"what {plan.metric} depends on"),
     ]
@@ -142,7 +143,7 @@ def _trials(plan: Plan) -> str:
     intro = '<p class="quiet">The best trial is coloured.</p>'
     return (
         f'<section id="trials"><h2>Trials</h2>{intro}<div class="cards">{drawn}</div>'
-        f"<table>{head}{rows}</table></section>"
+        f"<table>{head}{rows}</table>{lineage_table(plan)}</section>"
     )
 
 
@@ -182,23 +183,6 @@ def _distribution(values: Sequence[bool | int | float | str]) -> BaseDistributio
     return CategoricalDistribution(sorted(set(values), key=str))
 
 
-def _curves(plan: Plan, trials: Sequence[Trial]) -> str:
-    """The metric over epochs, a line a trial."""
-    lines = {
-        trial.number: [(point["num_epochs"], point[plan.metric]) for point in trial.curve if plan.metric in point]
-        for trial in trials
-    }
-    points = [point for line in lines.values() for point in line]
-    if not points:
-        return ""
-    across, up = _scale([x for x, _ in points], EDGE, WIDE - 6), _scale([y for _, y in points], HIGH - EDGE, 6)
-    drawn = []
-    for trial in sorted(trials, key=lambda each: each.best == plan.best):
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in lines[trial.number])
-        drawn.append(f'<polyline class="curve {_colour(trial.best == plan.best)}" points="{path}"/>')
-    return _framed(f"{plan.metric} over epochs", "epochs", plan.metric, points, drawn)
-
-
 def _coordinates(plan: Plan, trials: Sequence[Trial]) -> str:
     """Parallel coordinates (Inselberg, 1985): an axis a key, and a line a trial."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
@@ -208,12 +192,12 @@ def _coordinates(plan: Plan, trials: Sequence[Trial]) -> str:
     places[plan.metric] = _places([trial.best for trial in trials])
     step = (WIDE - 20) / (len(places) - 1)
     drawn = []
-    for number, trial in sorted(enumerate(trials), key=lambda pair: pair[1].best == plan.best):
+    for number, trial in sorted(enumerate(trials), key=lambda pair: is_best(plan, pair[1])):
         path = " ".join(
             f"{10 + step * axis:.1f},{20 + (HIGH - 50) * (1 - place[number]):.1f}"
             for axis, place in enumerate(places.values())
         )
-        drawn.append(f'<polyline class="curve {_colour(trial.best == plan.best)}" points="{path}"/>')
+        drawn.append(f'<polyline class="curve {colour(is_best(plan, trial))}" points="{path}"/>')
     for axis, key in enumerate(places):
         x = 10 + step * axis
         drawn.append(f'<path class="axis" d="M{x:.1f} 20V{HIGH - 30}"/>')
@@ -222,14 +206,14 @@ def _coordinates(plan: Plan, trials: Sequence[Trial]) -> str:
             f'<text x="{x:.1f}" y="{HIGH - 16 + 11 * (axis % 2)}" text-anchor="{anchor}" font-size="8">'
             f"{escape(key.rpartition('.')[2])}</text>"
         )
-    return _svg("the values of every trial", drawn)
+    return svg("the values of every trial", drawn)
 
 
 def _places(values: Sequence[bool | int | float | str | None]) -> list[float]:
     """From 0 to 1: numbers by size, other values by name, what is not there at 0."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        scale = _scale([float(value or 0) for value in values], 0.0, 1.0)
-        return [scale(float(value or 0)) for value in values]
+        place = scale([float(value or 0) for value in values], 0.0, 1.0)
+        return [place(float(value or 0)) for value in values]
     names = sorted({str(value) for value in values if value is not None})
     return [0.0 if value is None else (names.index(str(value)) + 1) / len(names) for value in values]
 
@@ -266,7 +250,7 @@ def _scatter(
     xs, ys = ([math.log(value) for value in values] for values in zip(*every, strict=True))
     if diagonal:
         xs = ys = [*xs, *ys]
-    across, up = _scale(xs, EDGE, WIDE - 6), _scale(ys, HIGH - EDGE, 6)
+    across, up = scale(xs, EDGE, WIDE - 6), scale(ys, HIGH - EDGE, 6)
     drawn = [f'<path class="axis" d="M{EDGE} {HIGH - EDGE}L{WIDE - 6} 6"/>'] if diagonal else []
     for kind, dots in (("tail", pale), ("bar", points)):
         drawn += [
@@ -275,42 +259,4 @@ def _scatter(
             for x, y, what in dots
             if x > 0 and y > 0
         ]
-    return _framed(title, x_name, y_name, every, drawn)
-
-
-def _framed(title: str, x_name: str, y_name: str, points: Sequence[tuple[float, float]], drawn: Sequence[str]) -> str:
-    """With the axes' names and ends."""
-    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
-    axes = [
-        f'<path class="axis" d="M{EDGE} 6V{HIGH - EDGE}H{WIDE - 6}"/>',
-        _text(EDGE, HIGH - EDGE + 12, f"{left:.3g}"),
-        _text(WIDE - 6, HIGH - EDGE + 12, f"{right:.3g}", "end"),
-        _text((WIDE + EDGE) / 2, HIGH - EDGE + 24, x_name, "middle"),
-        _text(EDGE - 3, HIGH - EDGE, f"{low:.3g}", "end"),
-        _text(EDGE - 3, 14, f"{high:.3g}", "end"),
-        _text(EDGE + 4, 14, y_name),
-    ]
-    return _svg(title, [*axes, *drawn])
-
-
-def _svg(title: str, parts: Sequence[str]) -> str:
-    said = escape(title)
-    return (
-        f'<svg class="plot" role="img" aria-label="{said}" viewBox="0 0 {WIDE} {HIGH}"><title>{said}</title>'
-        f"{''.join(parts)}</svg><figcaption>{said}</figcaption>"
-    )
-
-
-def _text(x: float, y: float, said: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="9">{escape(said)}</text>'
-
-
-def _scale(values: Sequence[float], first: float, last: float) -> Callable[[float], float]:
-    """From the smallest and the largest value to two places."""
-    low, high = min(values), max(values)
-    wide = (high - low) or 1.0
-    return lambda value: first + (value - low) / wide * (last - first)
-
-
-def _colour(is_best: bool) -> str:
-    return "curve1" if is_best else "curve0"
+    return framed(title, x_name, y_name, every, drawn)

@@ -1,4 +1,4 @@
-"""A population on the suite's cluster whose members have two layouts, and the barrier between generations without one."""
+"""A population on the suite's cluster whose members have two layouts; the barrier between generations needs none."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
