@@ -303,3 +303,28 @@ def test_what_a_dead_writer_left_on_s3_is_discarded_and_nothing_else(s3: S3Serve
     assert storage.read("checkpoints/run/tensorboard/events") == b"kept"
     assert len(published(storage, "checkpoints/run/step-1")) == NUM_FILES
     storage.discard_staged("checkpoints/no such run")
+
+
+def test_a_copy_appears_whole_with_its_own_manifest_and_stays_as_it_is(storage: Storage, source: Path) -> None:
+    storage.publish(source, "steps/a", {"step": 1})
+    staged = storage.stage("steps/hidden")
+    storage.write(f"{staged}/.metadata", b"of torch")
+    storage.commit(staged, "steps/hidden", {})
+    storage.copy("steps/a", "other/b", {**storage.manifest("steps/a"), "step": 2})
+    assert (storage.manifest("other/b")["step"], storage.manifest("steps/a")["step"]) == (2, 1)
+    assert_whole(storage, "other/b")
+    storage.copy("steps/hidden", "other/c", {})
+    assert storage.read("other/c/.metadata") == b"of torch"
+    storage.copy("steps/a", "other/b", {"step": 3})
+    assert storage.manifest("other/b")["step"] == 2
+    assert sorted(names_in(storage.path("other"))) == ["b", "c"]
+
+
+@pytest.mark.services
+def test_a_copy_on_s3_is_seen_when_its_manifest_is_written(s3: S3Server, source: Path) -> None:
+    storage = s3.storage("copies")
+    storage.publish(source, "steps/a", {"step": 1})
+    storage.copy("steps/a", "other/b", {"step": 2})
+    assert storage.folders("other") == ["b"]
+    assert storage.manifest("other/b") == {"step": 2}
+    assert len(visible(storage, "other/b")) == NUM_FILES + 1

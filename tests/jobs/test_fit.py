@@ -133,6 +133,18 @@ def test_a_run_stopped_amid_an_epoch_ends_as_one_that_was_not(cluster: Cluster, 
 
 
 @pytest.mark.ray
+def test_a_run_that_leaves_off_after_an_epoch_ends_as_one_that_did_not(cluster: Cluster, prepared_ring: Ring) -> None:
+    spec, storage = single(prepared_ring), prepared_ring.storage
+    prepared, reports = prepared_folder(spec, storage), list[EpochReport]()
+    parts = checkpoints_at(prepared_ring, "in-parts")
+    left = [fit(spec, storage, prepared, parts, reports.append, last_epoch=last) for last in (1, 3, 3, None)]
+    assert left == [False, False, False, True]
+    whole = checkpoints_at(prepared_ring, "in-one-go")
+    assert same_epochs(fitted(prepared_ring, spec, whole)) == same_epochs(reports)
+    assert state_at(parts, 4 * STEPS_AN_EPOCH) == state_at(whole, 4 * STEPS_AN_EPOCH)
+
+
+@pytest.mark.ray
 def test_a_finished_run_trains_nothing_more(cluster: Cluster, prepared_ring: Ring) -> None:
     spec, checkpoints = single(prepared_ring, "train.num_epochs=1"), checkpoints_at(prepared_ring, "finished")
     assert len(fitted(prepared_ring, spec, checkpoints)) == 1

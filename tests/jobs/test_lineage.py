@@ -16,6 +16,7 @@ from jobs.lineage import (
     tune_inputs,
     why_new,
 )
+from jobs.search.plan import Ancestor, Plan
 from jobs.spec import RingSpec, load_ring
 
 SPEC = """
@@ -182,6 +183,16 @@ def test_train_and_tune_depend_on_their_own_sections(
     before, after = spec_of(storage), spec_of(storage, override)
     assert (train_inputs(after, storage).key != train_inputs(before, storage).key) is trains
     assert (tune_inputs(after, storage).key != tune_inputs(before, storage).key) is tunes
+
+
+def test_train_depends_on_what_the_weights_of_its_plan_were_trained_with(storage: Storage) -> None:
+    spec = spec_of(storage)
+    plan = Plan({}, "ndcg_at_10", 0.5, ())
+    grown = replace(plan, lineage=(Ancestor(0, 1, {"rate": 0.1}),), num_epochs=2)
+    others = [replace(grown, num_epochs=3), replace(grown, lineage=(Ancestor(0, 1, {"rate": 0.2}),))]
+    keys = [train_inputs(spec, storage, each).key for each in (plan, grown, *others)]
+    assert keys[0] == train_inputs(spec, storage).key
+    assert len(set(keys)) == 4
 
 
 def test_a_storage_that_moved_keeps_its_keys(storage: Storage, tmp_path: Path) -> None:

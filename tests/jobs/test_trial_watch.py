@@ -134,3 +134,13 @@ def test_a_process_that_is_gone_ran_out_of_memory_where_the_kernel_has_killed_on
     kills["node"] = 1
     assert count.judge(gone)[0] == "out of memory"
     assert count.judge(gone)[0] == "died"
+
+
+def test_a_member_of_a_population_that_ends_early_has_diverged(
+    book: Book[Trial], clock: Clock, kills: dict[str, int]
+) -> None:
+    watch = TrialWatch(book, begun, "score", "max", 2, 4, 1, "diverged")
+    watch.on_trial_start(1, [], of_tune(0))
+    watch.on_trial_result(1, [], of_tune(0), result(1, 0.25))
+    watch.on_trial_complete(1, [], of_tune(0))
+    assert book.read()["000000"].outcome == "diverged"

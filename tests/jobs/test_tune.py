@@ -1,6 +1,7 @@
 """tune on the suite's cluster: the plan it writes, what it refuses, and what a death leaves behind."""
 
 import gc
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from cluster.lifecycle import Cluster
 from cluster.spec import with_values
 from jobs import train, tune
 from jobs.fit import EpochReport, fit
-from jobs.lineage import prepared_folder, tune_inputs
-from jobs.search.plan import Plan, read_plan
+from jobs.lineage import prepared_folder, train_inputs, tune_inputs
+from jobs.parallel.checkpoint import Checkpoints
+from jobs.run_log import RunLog
+from jobs.search.plan import Plan, from_plan_json, read_plan
 from jobs.search.ranking import Ranking, Unfit
 from jobs.spec import RingSpec
 from tests.jobs.conftest import Ring
@@ -184,6 +187,35 @@ def test_a_trial_on_a_layout_comes_to_what_it_comes_to_in_one_process(prepared_r
     assert trial.best == pytest.approx(epochs[0].metrics["ndcg_at_10"], abs=1e-3)
 
 
+POPULATION = (
+    *("tune.scheduler=pbt", "tune.num_trials=2", "workload.num_negatives=32", "layout={}", "train.num_epochs=3"),
+    "tune.space={train.optimizer.learning_rate: {low: 1e-3, high: 1e-1, log: true}}",
+)
+
+
+@pytest.mark.ray
+def test_train_goes_on_from_the_weights_of_a_population(prepared_ring: Ring, cluster: Cluster) -> None:
+    storage, spec = prepared_ring.storage, prepared_ring.spec(*POPULATION)
+    plan = searched(prepared_ring, *POPULATION)
+    assert unfinished(prepared_ring) == []
+    best, other = sorted(plan.trials, key=lambda trial: trial.number != plan.lineage[-1].member)
+    assert plan.best == best.curve[-1]["ndcg_at_10"] >= other.curve[-1]["ndcg_at_10"]
+    assert [trial.num_epochs for trial in plan.trials] == [2, 2]
+    assert sum(stint.source != trial.number for trial in plan.trials for stint in trial.stints) == 1
+    log = RunLog(storage, f"checkpoints/films/{train_inputs(plan.put_into(spec), storage, plan).key}")
+    begins = f"train: run from the weights that the search has trained for 2 epochs, {plan.checkpoint}"
+    assert train.plan(spec, storage).startswith(begins)
+    version = train.run(spec, storage).folder
+    (start,), (epoch,) = log.starts(), log.epochs()
+    assert (start.step, epoch.report.epoch, epoch.report.num_epochs) == (best.step, 3, 3)
+    alone = Checkpoints(storage, "scratch/undisturbed")
+    Checkpoints(storage, plan.checkpoint).hand_over(best.step, alone)
+    reports: list[EpochReport] = []
+    fit(plan.put_into(spec), storage, prepared_folder(spec, storage), alone, reports.append)
+    assert epoch.report.loss == pytest.approx(reports[0].loss, rel=1e-5)
+    assert from_plan_json(json.loads(storage.read(f"{version}/plan.json"))) == plan
+
+
 @pytest.mark.ray
 def test_where_no_layout_fits_the_memory_it_is_said_before_any_trial(
     prepared_ring: Ring, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +251,14 @@ def test_plan_says_what_would_be_searched_and_writes_nothing(ring: Ring) -> None
 def test_plan_says_on_how_many_workers_a_trial_trains(ring: Ring) -> None:
     planned = tune.plan(ring.spec("tune.num_trials=4", "tune.workers=layout", "layout={shard: 2}"), ring.storage)
     assert "  4 trials of at most 2 epochs, on 2 workers (shard=2), 2 at once, for the best ndcg_at_10, over" in planned
+
+
+def test_plan_says_what_population_there_would_be(ring: Ring) -> None:
+    planned = tune.plan(ring.spec(*POPULATION), ring.storage)
+    head = "  a population of 2, compared after each epoch of 2, 2 at once, for the best ndcg_at_10, over"
+    assert planned.splitlines()[1] == head
+    wide = tune.plan(ring.spec(*POPULATION, "tune.num_epochs=3", "tune.perturb_every=2"), ring.storage)
+    assert "  a population of 2, compared after every 2 epochs of 3, 2 at once," in wide
 
 
 def test_plan_says_which_layouts_are_searched(ring: Ring) -> None:
@@ -306,3 +346,28 @@ def test_a_space_that_the_spec_does_not_take_is_refused_before_any_trial(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         stage(ring.spec("tune.num_trials=4", f"tune.space={space}"), ring.storage)
+
+
+@pytest.mark.parametrize("stage", [tune.run, tune.plan])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.space={train.batch_size: [64, 128]}", "train.batch_size cannot be searched with tune.scheduler=pbt"),
+        ("tune.space={}", "tune.space is empty"),
+        ("tune.num_trials=1", "a population of one"),
+        ("tune.num_epochs=4", "tune.num_epochs=4 is more than train.num_epochs=3"),
+        ("tune.perturb_every=2", "tune.perturb_every=2 is not less than tune.num_epochs=2"),
+    ],
+)
+def test_what_cannot_be_searched_by_a_population_is_refused_before_any_trial(
+    ring: Ring, stage: Callable[..., object], override: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        stage(ring.spec(*POPULATION, override), ring.storage)
+
+
+@pytest.mark.ray
+def test_a_value_that_changes_what_a_checkpoint_holds_is_refused(prepared_ring: Ring, cluster: Cluster) -> None:
+    space = "tune.space={workload.embedding_dim: [8, 16]}"
+    with pytest.raises(SpecError, match=r"workload.embedding_dim=16 .* a checkpoint with it holds .*16\], another one"):
+        tune.run(prepared_ring.spec(*POPULATION, space), prepared_ring.storage)

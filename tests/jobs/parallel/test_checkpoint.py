@@ -1,6 +1,7 @@
 """Any layout to any layout, on a local path and on S3, with real processes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -192,3 +193,28 @@ def test_a_checkpoint_of_another_model_is_refused_by_the_weight_that_is_missing(
     write(checkpoints, new_run().train(0, 3))
     with pytest.raises(RuntimeError, match=r"Missing key in checkpoint state_dict: model.weight"):
         checkpoints.load_weights(3, torch.nn.Linear(2, 2))
+
+
+def test_who_is_handed_a_checkpoint_has_the_best_one_too_and_counts_its_patience_anew(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    own, other, run = Checkpoints(storage, "own"), Checkpoints(storage, "other"), new_run("alone").train(0, 3)
+    for step in (3, 6, 9):
+        write(own, run, replace(PROGRESS, step=step, best_step=3, epochs_without_better=step // 3 - 1), keep=1)
+    assert own.steps() == [3, 9]
+    own.hand_over(9, other)
+    assert other.steps() == [3, 9]
+    assert other.progress(9) == replace(own.progress(9), epochs_without_better=0)
+    assert (other.progress(3), other.origin(9)) == (own.progress(3), ORIGIN)
+    loaded = new_run("alone", seed=1)
+    other.load(9, loaded.model, loaded.optimizer)
+    assert_same(loaded.state(), run.state())
+    own.hand_over(9, other)
+    assert other.steps() == [3, 9]
+
+
+def test_a_run_without_a_best_one_hands_over_its_newest_checkpoint_alone(tmp_path: Path) -> None:
+    own, other = (Checkpoints(Storage(str(tmp_path)), name) for name in ("own", "other"))
+    for step in (3, 6):
+        write(own, new_run("alone"), Progress(step=step))
+    own.hand_over(6, other)
+    assert other.steps() == [6]

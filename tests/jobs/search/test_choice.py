@@ -2,11 +2,11 @@ import pytest
 
 from cluster.errors import SpecError
 from cluster.layout import Layout
-from jobs.search.choice import best_trial, fastest, plan_of
+from jobs.search.choice import best_member, best_trial, fastest, plan_of
 from jobs.search.layouts import Refused
-from jobs.search.plan import Foreseen, LeftOut
+from jobs.search.plan import Ancestor, Foreseen, LeftOut
 from jobs.search.ranking import Outlook, Ranking, Unfit
-from jobs.search.trial import LayoutTrial, Outcome, Trial
+from jobs.search.trial import LayoutTrial, Outcome, Stint, Trial
 
 MIB = 2**20
 
@@ -77,3 +77,27 @@ def test_a_plan_of_one_phase_has_no_more_than_that() -> None:
     assert (of_values.layout, of_values.layouts, of_values.best) == (None, (), 0.5)
     of_layout = plan_of("score", "max", [], LAYOUTS, RANKING, [])
     assert (of_layout.values, of_layout.best, of_layout.layout) == ({}, None, {"shard": 2})
+
+
+def member(number: int, values: list[float], outcome: Outcome = "finished", source: int | None = None) -> Trial:
+    """After two generations of an epoch each."""
+    curve = tuple({"num_epochs": epoch, "step": epoch, "score": value} for epoch, value in enumerate(values, 1))
+    first = Stint(0, 0, number, {"rate": number})
+    then = first.values if source is None else {"rate": 10 + number}
+    stints = (first, Stint(1, 1, number if source is None else source, then))
+    return Trial(number, then, {}, curve=curve, best=max(values), outcome=outcome, stints=stints)
+
+
+def test_of_a_population_the_weights_at_the_end_count_and_their_lineage_is_told() -> None:
+    members = [member(0, [0.9, 0.3]), member(1, [0.1, 0.5], source=0), member(2, [0.2, 0.8], "diverged")]
+    assert best_member(members, "score", "max") == (members[1], 0.5)
+    assert best_member(members, "score", "min") == (members[0], 0.3)
+    plan = plan_of("score", "max", members, [], Ranking(()), [])
+    assert (plan.values, plan.best, plan.num_epochs) == ({"rate": 11}, 0.5, 2)
+    assert plan.lineage == (Ancestor(0, 0, {"rate": 0}), Ancestor(1, 1, {"rate": 11}))
+    assert plan.why == "Member 1 came to score 0.5000, the best of 3: 2 finished; 1 diverged."
+
+
+def test_a_population_of_which_none_came_to_its_end_is_told_like_trials() -> None:
+    with pytest.raises(SpecError, match="training diverged in all 2 trials"):
+        best_member([member(0, [0.9], "diverged"), member(1, [0.9], "diverged")], "score", "max")

@@ -7,7 +7,7 @@ import pytest
 from cluster.layout import Layout
 from cluster.spec import load, with_values
 from cluster.storage import Storage
-from jobs.search.plan import Foreseen, LeftOut, Plan, plan_folder, read_plan, show_values, write_plan
+from jobs.search.plan import Ancestor, Foreseen, LeftOut, Plan, plan_folder, read_plan, show_values, write_plan
 from jobs.search.space import Values
 from jobs.search.trial import LayoutTrial, Trial
 from jobs.spec import EarlyStoppingSpec, TrainSpec, load_ring
@@ -35,6 +35,14 @@ LAID_OUT = replace(
 )
 
 
+GROWN = replace(
+    PLAN,
+    lineage=(Ancestor(0, 1, {"rate": 0.1}), Ancestor(2, 0, {"rate": 0.08})),
+    num_epochs=4,
+    checkpoint="plans/films/89ab.weights",
+)
+
+
 def test_a_plan_reads_back_equal_with_the_types_of_its_values(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     write_plan(storage, plan_folder("films", "0123"), PLAN, {"key": "0123"})
@@ -43,6 +51,8 @@ def test_a_plan_reads_back_equal_with_the_types_of_its_values(tmp_path: Path) ->
     assert read == PLAN
     assert [type(value) for value in read.values.values()] == [int, str, float, bool]
     assert read_plan(storage, "films", "4567") == LAID_OUT
+    write_plan(storage, plan_folder("films", "89ab"), GROWN, {"key": "89ab"})
+    assert read_plan(storage, "films", "89ab") == GROWN
 
 
 def test_a_plan_lies_in_a_published_folder_with_its_manifest(tmp_path: Path) -> None:
@@ -93,6 +103,7 @@ def test_the_line_of_a_plan_names_values_metric_and_trials() -> None:
     assert PLAN.line() == (
         "train.batch_size=256 train.schedule=cosine rate=0.3 train.on=True (ndcg_at_10 0.2500, best of 2 trials)"
     )
+    assert GROWN.line().endswith("(ndcg_at_10 0.2500, best of 2 members after 4 epochs)")
     assert LAID_OUT.line().startswith("layout replicate=2 schedule=gpipe (fastest of 1 measured), train.batch_size=256")
     assert replace(LAID_OUT, best=None, values={}).line() == (
         "layout replicate=2 schedule=gpipe (fastest of 1 measured)"

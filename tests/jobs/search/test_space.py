@@ -1,12 +1,14 @@
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import optuna
 import pytest
 
 from cluster.errors import SpecError
-from jobs.search.space import distribution, examples, holds, in_order, listed, own_values, sample, show
+from jobs.search.space import distribution, examples, holds, in_order, listed, moved, own_values, sample, show
+from jobs.search.space import drawn as drawn_from
 from jobs.spec import ChoicesSpec, Dimension, RangeSpec, load_ring
 
 SHIPPED = Path(__file__).parents[3] / "jobs/specs/recommender.yaml"
@@ -159,3 +161,49 @@ def test_a_condition_holds_where_all_its_keys_have_one_of_their_values() -> None
     assert holds(dimension, {"a": 2, "b": "x"})
     assert not holds(dimension, {"a": 3, "b": "x"})
     assert holds([1], {})
+
+
+SEARCHED: list[Dimension] = [
+    RangeSpec(low=0.1, high=0.5),
+    RangeSpec(low=1e-4, high=1e-1, log=True),
+    RangeSpec(low=64, high=512, integer=True, step=64),
+    RangeSpec(low=1, high=100, integer=True, log=True),
+    ["constant", "cosine", "linear"],
+    ChoicesSpec(choices=[True, False]),
+]
+
+
+@pytest.mark.parametrize("dimension", SEARCHED, ids=show)
+def test_what_is_drawn_or_moved_is_in_the_space(dimension: Dimension) -> None:
+    allowed = distribution(dimension)
+    value = drawn_from(dimension, Random(0))
+    for seed in range(300):
+        for one in (drawn_from(dimension, Random(seed)), moved(dimension, value, Random(seed))):
+            assert allowed._contains(allowed.to_internal_repr(one))
+            assert type(one) is type(value)
+        value = one
+
+
+def test_drawn_values_reach_both_ends() -> None:
+    assert {drawn_from(RangeSpec(low=2, high=8, integer=True, step=3), Random(seed)) for seed in range(50)} == {2, 5, 8}
+    logs = [float(drawn_from(RangeSpec(low=1e-4, high=1e-1, log=True), Random(seed))) for seed in range(300)]
+    assert 0.28 < sum(value < 1e-3 for value in logs) / 300 < 0.39
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "neighbours"),
+    [
+        (RangeSpec(low=0.1, high=1), 0.5, {0.4, 0.6}),
+        (RangeSpec(low=0.1, high=1), 0.9, {0.72, 1.0}),
+        (RangeSpec(low=0.1, high=1, log=True), 0.1, {0.1, 0.12}),
+        (RangeSpec(low=1, high=9, integer=True), 2, {1, 3}),
+        (RangeSpec(low=1, high=100, integer=True, log=True), 50, {40, 60}),
+        (RangeSpec(low=64, high=512, integer=True, step=64), 128, {64, 192}),
+        (RangeSpec(low=0, high=4, integer=True), 0, {0, 1}),
+        (["a", "b", "c"], "b", {"a", "c"}),
+        (["a", "b", "c"], "c", {"b", "c"}),
+    ],
+)
+def test_a_value_moves_by_a_fifth_or_to_its_neighbour(dimension: Dimension, value: Any, neighbours: set[Any]) -> None:
+    found = {moved(dimension, value, Random(seed)) for seed in range(30)}
+    assert {each if isinstance(each, str) else round(float(each), 9) for each in found} == neighbours

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from cluster.layout import Layout
 from jobs.search.trial import (
     LayoutTrial,
+    Stint,
     Trial,
     as_json,
     from_json,
@@ -49,6 +51,7 @@ def test_seconds_are_those_of_one_device() -> None:
     "trial",
     [
         after([0.1, 0.2]),
+        replace(after([0.1]), stints=(Stint(0, 0, 3, {"rate": 0.1}), Stint(1, 10, 4, {"rate": 0.2}))),
         LayoutTrial({"tensor": 2}, GIB, 0.25, (0.1, 0.3, 0.2), (1, 2), "finished", "", 1, 3.0),
     ],
 )
@@ -90,3 +93,11 @@ def test_what_is_predicted_to_need_as_much_as_one_that_ran_out_of_memory_is_left
         "predicted to need 2.00 GiB a worker, and one that was predicted 2.00 GiB ran out of memory"
     )
     assert memory_limit(trials[2:]) is None
+
+
+def test_a_member_goes_on_from_where_it_trained_to_or_from_what_it_took_over() -> None:
+    assert (after([]).step, after([0.1, 0.2]).step) == (0, 10)
+    stints = (Stint(0, 0, 3, {}), Stint(2, 20, 4, {}), Stint(4, 40, 3, {}))
+    taken = replace(after([0.1]), stints=stints)
+    assert (taken.step, taken.took_over) == (40, 2)
+    assert (after([0.1]).took_over, replace(taken, stints=stints[:1]).took_over) == (0, 0)
