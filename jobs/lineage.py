@@ -14,7 +14,6 @@ from cluster.errors import DataError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.revision import code_revision
-from jobs.search.plan import Plan
 from jobs.spec import RingSpec, event_columns, item_columns, sections, transform_of
 from jobs.start import start_of
 from jobs.step_files import file_digests
@@ -94,14 +93,15 @@ def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
     return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.tune"))
 
 
-def train_inputs(spec: RingSpec, storage: Storage, found: Plan | None = None) -> Inputs:
+def train_inputs(spec: RingSpec, storage: Storage, weights: str = "") -> Inputs:
     """Inputs of `checkpoints/` and of a version: prepared rows and the spec with the plan's values in it.
 
-    Of a plan whose weights training goes on from, also what they were trained with before, and until when.
+    Args:
+        weights: what tells those of the plan that training goes on from, if any, from others; see `Plan.weights_key`.
     """
     given = _numerics(spec, storage, "seed", "workload", "train")
-    if found and found.lineage:
-        given["lineage"] = [*map(asdict, found.lineage), {"epoch": found.num_epochs}]
+    if weights:
+        given["weights"] = weights
     return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.train"))
 
 

@@ -39,6 +39,12 @@ class Given(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing is learned from it."""
 
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is known lies in the book."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing is restored."""
+
 
 def population_trials(search: Search) -> list[Trial]:
     """Train the population to its last generation, going on with what is known.

@@ -62,7 +62,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     check(spec)
     layouts_of(spec)
     registry = Registry(storage, spec.name)
-    inputs = train_inputs(spec, storage, found)
+    inputs = train_inputs(spec, storage, found.weights_key if found else "")
     prepared = prepared_folder(spec, storage)
     check_teacher(spec, storage, prepared)
     note = check_start(spec, storage, prepared)
@@ -99,7 +99,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     found = _plan_of(spec, storage)
     spec, plan_note = planned(spec, storage)
     check(spec)
-    inputs = train_inputs(spec, storage, found)
+    inputs = train_inputs(spec, storage, found.weights_key if found else "")
     made = made_of(Registry(storage, spec.name), inputs.key)
     if made:
         return f"train: skip, models/{spec.name}/{made} was made of the same rows, spec and code"

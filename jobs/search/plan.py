@@ -3,6 +3,7 @@
 plans/<name>/<key>/plan.json
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -79,6 +80,14 @@ class Plan:
     def device_s(self) -> float:
         """What the search took: seconds times devices."""
         return sum(each.device_s for each in self.layouts) + sum(each.device_s for each in self.trials)
+
+    @property
+    def weights_key(self) -> str:
+        """What tells the weights that training goes on from, from others; empty where it begins anew."""
+        if not self.lineage:
+            return ""
+        told = [*map(asdict, self.lineage), self.num_epochs]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def line(self) -> str:
         """The plan in a line."""

@@ -202,7 +202,7 @@ def test_train_goes_on_from_the_weights_of_a_population(prepared_ring: Ring, clu
     assert plan.best == best.curve[-1]["ndcg_at_10"] >= other.curve[-1]["ndcg_at_10"]
     assert [trial.num_epochs for trial in plan.trials] == [2, 2]
     assert sum(stint.source != trial.number for trial in plan.trials for stint in trial.stints) == 1
-    log = RunLog(storage, f"checkpoints/films/{train_inputs(plan.put_into(spec), storage, plan).key}")
+    log = RunLog(storage, f"checkpoints/films/{train_inputs(plan.put_into(spec), storage, plan.weights_key).key}")
     begins = f"train: run from the weights that the search has trained for 2 epochs, {plan.checkpoint}"
     assert train.plan(spec, storage).startswith(begins)
     version = train.run(spec, storage).folder

@@ -124,3 +124,10 @@ def test_a_plan_puts_its_layout_and_then_its_values_into_the_spec() -> None:
     planned = replace(LAID_OUT, values=values).put_into(spec)
     assert planned.layout == Layout(replicate=2, schedule="gpipe", precision="bf16")
     assert planned.train.batch_size == 256
+
+
+def test_weights_are_told_from_others_by_what_they_were_trained_with_and_how_long() -> None:
+    others = [replace(GROWN, num_epochs=5), replace(GROWN, lineage=(Ancestor(0, 1, {"rate": 0.2}), *GROWN.lineage[1:]))]
+    assert len({plan.weights_key for plan in (GROWN, *others)}) == 3
+    assert GROWN.weights_key == replace(GROWN, best=0.5, checkpoint="elsewhere", trials=()).weights_key
+    assert PLAN.weights_key == ""
