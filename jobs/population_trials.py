@@ -126,6 +126,7 @@ def _train(search: Search, generation: int, end: int) -> None:
         left = _left(search, members, generation, end)
         if not left:
             return
+        print(f"generation {generation + 1}: {len(left)} of {len(members)} members train to epoch {end}", flush=True)
         _make(search, members, left, end)
         now = _members(search)
         still = _left(search, now, generation, end)

@@ -17,6 +17,7 @@ NOT_HANDED_OVER = {
     "train.batch_size": "a checkpoint stands at a step, and an epoch would have another number of steps",
     "train.optimizer.name": "what an optimizer keeps of the weights means nothing to another one",
     "train.start": "a member that takes over goes on from another's weights, whatever it started from",
+    "train.lora": MEANS_THE_SAME,
     "layout.precision": "members are compared and exchanged as they compute alike",
     "workload.num_heads": MEANS_THE_SAME,
     "workload.activation": MEANS_THE_SAME,

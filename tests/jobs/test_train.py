@@ -18,7 +18,8 @@ from cluster.lifecycle import Cluster
 from cluster.registry import CHAMPION, Registry
 from jobs import prepare, train
 from jobs.lineage import train_inputs
-from jobs.parallel.checkpoint import Checkpoints
+from jobs.parallel.checkpoint import Checkpoints, Origin, Progress
+from jobs.search.plan import Plan
 from tests.jobs.conftest import Ring
 
 LONG = ("train.num_epochs=30", "train.early_stopping.patience=30", "train.checkpoint_every_steps=7")
@@ -247,3 +248,21 @@ def test_plan_says_what_would_be_trained_and_writes_nothing(ring: Ring) -> None:
     assert "train: run from the start (first run)" in planned
     assert "2 workers (replicate=2), global batch 64, at most 4 epochs" in planned
     assert not ring.storage.exists("checkpoints")
+
+
+def test_weights_of_a_plan_are_copied_once_and_where_they_are_gone_it_is_said(ring: Ring) -> None:
+    storage, plan = ring.storage, Plan({}, "ndcg_at_10", 0.5, (), checkpoint="plans/films/0123.weights")
+    trained, own = (Checkpoints(storage, folder) for folder in (plan.checkpoint, "checkpoints/films/0123"))
+    with pytest.raises(
+        DataError, match=r"the weights of the plan, plans/films/0123.weights, are gone .* remove the plan"
+    ):
+        train._begin_with(plan, own)
+    for step in (10, 20):
+        progress = Progress(step, best_value=0.5, best_step=10)
+        trained.publish(storage.stage(trained.at(step)), progress, Origin("", ""), keep=2)
+    storage.copy(trained.at(10), own.at(10), storage.manifest(trained.at(10)))  # killed after the first of two
+    train._begin_with(plan, own)
+    assert own.steps() == [10, 20]
+    own.publish(storage.stage(own.at(30)), Progress(30, best_value=0.6, best_step=30), Origin("", ""), keep=1)
+    train._begin_with(plan, own)
+    assert own.steps() == [30]

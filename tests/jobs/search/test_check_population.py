@@ -41,6 +41,7 @@ def test_numbers_that_make_no_population_are_refused(override: str, message: str
         ("train.batch_size", "[64, 128]", "an epoch would have another number of steps; leave it out, or search with"),
         ("train.optimizer.name", "[adam, sgd]", "what an optimizer keeps of the weights means nothing to another one"),
         ("layout.precision", "[fp32, bf16]", "members are compared"),
+        ("train.lora.alpha", "[8.0, 16.0]", "the same weights would mean something else"),
         ("train.start.version", "[a, b]", "whatever it started from"),
     ],
 )
