@@ -12,6 +12,7 @@ A server that is away for a moment is waited for (`cluster.retrying`).
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,8 @@ MANIFEST = "manifest.json"
 STAGED = ".staged"
 """On object storage, where nothing is renamed, the file that tells a folder in the making from any other."""
 CHECK_PATIENCE_S = 10.0
+COPIED_BYTES = 8 * 2**20
+"""At a time."""
 OPEN = {
     "file": fs.FileSystem.from_uri,
     "s3": open_s3,
@@ -259,19 +262,30 @@ class Storage:
         """
         if not self.is_published(folder):
             staged = self.stage(folder)
-            self._copy_files(source, staged)
+            for name in self._names(source):
+                if name != MANIFEST:  # which is what makes a folder seen
+                    self._copy_file(f"{source}/{name}", f"{staged}/{name}")
             self.commit(staged, folder, manifest)
 
     @explained
     @patient
-    def _copy_files(self, source: str, target: str) -> None:
-        """All but the manifest, which is what makes a folder seen."""
-        root = self.path(source)
-        for info in self.filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
-            name = str(info.path).removeprefix(f"{root}/")
-            if info.type == fs.FileType.File and name != MANIFEST:
-                self._make_parent(f"{target}/{name}")
-                fs.copy_files(info.path, self.path(f"{target}/{name}"), self.filesystem, self.filesystem)
+    def _names(self, folder: str) -> list[str]:
+        """Of all files below a folder, hidden ones too."""
+        root = self.path(folder)
+        found = self.filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        return [str(info.path).removeprefix(f"{root}/") for info in found if info.type == fs.FileType.File]
+
+    @explained
+    @patient
+    def _copy_file(self, source: str, target: str) -> None:
+        """By way of this process: an object store copies no more than 5 GB by itself, and HDFS nothing."""
+        self._make_parent(target)
+        filesystem = self.filesystem
+        with (
+            filesystem.open_input_stream(self.path(source)) as whole,
+            filesystem.open_output_stream(self.path(target)) as copy,
+        ):
+            shutil.copyfileobj(whole, copy, COPIED_BYTES)
 
     @explained
     @patient

@@ -120,6 +120,21 @@ def test_any_name_can_be_read_and_listed(storage: Storage, kind: str, name: str)
         assert (file.read_at(3, 4), file.size()) == (b"456", 10)
 
 
+@pytest.mark.services
+def test_a_copy_is_of_all_files_and_leaves_nothing_else(storage: Storage) -> None:
+    staged = storage.stage("steps/a")
+    storage.write(f"{staged}/.metadata", b"of torch")
+    storage.write(f"{staged}/0/weights", b"0123456789" * 10**6)
+    storage.commit(staged, "steps/a", {"step": 1})
+    storage.copy("steps/a", "other/b", {"step": 2})
+    assert storage.manifest("other/b") == {"step": 2}
+    assert storage.read("other/b/0/weights") == storage.read("steps/a/0/weights")
+    assert storage.read("other/b/.metadata") == b"of torch"
+    assert visible(storage, "other/b") == ["/0/weights", "/manifest.json"]
+    shown = storage.filesystem.get_file_info(selector(storage, "other/b"))
+    assert sorted(info.base_name for info in shown) == [".metadata", "0", "manifest.json"]
+
+
 def test_a_uri_is_taken_apart_as_others_are() -> None:
     assert open_hdfs("hdfs://node:8020/my%20ring/a")[1] == "/my ring/a"
     for wrong, told in {"hdfs:///a": "names no host", "hdfs://me@node:8020/a": "HADOOP_USER_NAME"}.items():
