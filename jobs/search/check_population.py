@@ -19,6 +19,7 @@ NOT_HANDED_OVER = {
     "train.start": "a member that takes over goes on from another's weights, whatever it started from",
     "train.lora": MEANS_THE_SAME,
     "layout.precision": "members are compared and exchanged as they compute alike",
+    "workload.tie_embeddings": "a checkpoint of tied matrices has one of them twice",
     "workload.num_heads": MEANS_THE_SAME,
     "workload.activation": MEANS_THE_SAME,
     "workload.rope_theta": MEANS_THE_SAME,
