@@ -40,7 +40,7 @@ def device_here(spec: RingSpec, storage: Storage, nodes: Sequence[Node]) -> Devi
     """What the workers of a spec stand on: as it was measured, or as a data sheet or a typical CPU is.
 
     Returns:
-        None on GPUs of which nothing is known.
+        None on GPUs of which nothing is known, or where no node is there yet that has room for a worker.
     """
     measured, sheets = kept_devices(storage).get(MEASURED), data_sheets(spec.tune.device_table)
     fitting = _fitting(spec, nodes)
@@ -49,8 +49,11 @@ def device_here(spec: RingSpec, storage: Storage, nodes: Sequence[Node]) -> Devi
             return measured
         kinds = {node.gpu_type for node in fitting if node.total.get("GPU", 0.0)}
         return sheets.get(kinds.pop()) if len(kinds) == 1 else None
+    fitting = [node for node in fitting if node.total.get("CPU", 0.0) >= spec.placement.cpus_per_worker]
     # A worker alone may fill its node; what several take together, Ray's memory monitor sees to.
     memory_gib = max((node.total.get("memory", 0.0) for node in fitting), default=0.0) / 2**30
+    if not memory_gib:
+        return None
     if measured and measured.is_cpu:
         return measured.model_copy(update={"memory_gib": memory_gib})
     cpus = sum(node.total.get("CPU", 0.0) for node in fitting)

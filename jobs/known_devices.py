@@ -4,6 +4,7 @@ from cluster.errors import SpecError, nearest
 from cluster.spec import parse
 from cluster.storage import Storage
 from jobs.search.device import Device, shipped, table_of
+from jobs.spec import RingSpec
 
 MEASURED = "measured"
 """The name of a measured device that is given none."""
@@ -28,6 +29,13 @@ def data_sheets(table: str) -> dict[str, Device]:
 def known_devices(storage: Storage, table: str) -> dict[str, Device]:
     """All by name: of the user's table, of the storage or of the data sheets, in this order."""
     return shipped() | kept_devices(storage) | _own(table)
+
+
+def device_foreseen(spec: RingSpec, storage: Storage) -> tuple[str, Device] | None:
+    """The device that a spec will stand on, and its name, where that is known without looking at the cluster."""
+    known = known_devices(storage, spec.tune.device_table)
+    name = spec.placement.gpu_type or MEASURED
+    return (name, known[name]) if name in known else None
 
 
 def _own(table: str) -> dict[str, Device]:

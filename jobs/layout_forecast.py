@@ -127,8 +127,9 @@ class ByForecast:
     def __call__(self, spec: RingSpec, layouts: Sequence[Layout]) -> Ranking:
         """Legal layouts of the spec, the fastest first; those that do not fit, the smallest first."""
         fits, unfit = _forecaster(dump(spec), self.storage, dump(self.device)).of(layouts)
+        rates = self.device.rates_key
         return Ranking(
-            tuple(Outlook(one.layout, one.memory_bytes, one.step_s) for one in fits),
+            tuple(Outlook(one.layout, one.memory_bytes, one.step_s, rates) for one in fits),
             unfit,
         )
 

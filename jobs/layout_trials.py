@@ -32,8 +32,13 @@ from jobs.spec import RingSpec
 from jobs.trial_watch import KillCount, error_of
 from jobs.worker_group import Workers, device_here, run_on_workers
 
+Learn = Callable[[Sequence[LayoutTrial]], None]
 GANG = "gang"
 """Of a trial's config: the names of its layouts, in the order in which they are measured."""
+
+
+def _nothing(trials: Sequence[LayoutTrial]) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class LayoutSearch:
     folder: str
     workers_of: Callable[[Layout], Workers]
     num_devices: int
+    learn: Learn = _nothing
+    """Called with all layouts as they stand, after each that was measured."""
 
     @property
     def book(self) -> Book[LayoutTrial]:
@@ -61,7 +68,7 @@ def layout_trials(search: LayoutSearch, outlooks: Sequence[Outlook]) -> list[Lay
     """
     known = {_key(trial): trial for trial in search.book.read().values()}
     for place, outlook in enumerate(outlooks):
-        fresh = LayoutTrial(values_of(outlook.layout), outlook.memory_bytes, outlook.step_s)
+        fresh = LayoutTrial(values_of(outlook.layout), outlook.memory_bytes, outlook.step_s, rates=outlook.rates)
         search.book.note(f"{place:04d}", known.get(_key(fresh), fresh))
     while True:
         before = _left_out(search.book)
@@ -119,7 +126,7 @@ def _make(search: LayoutSearch, waiting: dict[str, LayoutTrial]) -> None:
             name="layouts",
             storage_path=search.storage.path(scratch),
             storage_filesystem=search.storage.filesystem,
-            callbacks=[LayoutWatch(search.book)],
+            callbacks=[LayoutWatch(search.book, search.learn)],
             verbose=0,
         ),
     ).fit()
@@ -128,8 +135,8 @@ def _make(search: LayoutSearch, waiting: dict[str, LayoutTrial]) -> None:
 class LayoutWatch(Callback):
     """What Ray Tune tells of each group is written down, and said in a line a layout."""
 
-    def __init__(self, book: Book[LayoutTrial]) -> None:
-        self._book = book
+    def __init__(self, book: Book[LayoutTrial], learn: Learn) -> None:
+        self._book, self._learn = book, learn
         self._trials = book.read()
         self._left: dict[str, list[str]] = {}
         self._since: dict[str, float] = {}
@@ -154,6 +161,7 @@ class LayoutWatch(Callback):
             held = replace(held, outcome="finished", step_s=steps, peak_bytes=peaks)
             shown = f"{held.median_s * 1e3:.1f} ms a step, {max(peaks) / 2**20:.1f} MiB on the fullest worker"
             self._end(name, held, shown)
+            self._learn([*self._trials.values()])
         self._begin_next(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

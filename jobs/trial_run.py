@@ -1,40 +1,23 @@
-"""What a trial over a space trains, and on which workers: the same `fit` as train, on a reservation of its own."""
+"""A search over a space: what it is told of, what its trials train, on which workers, and where that lies."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.tune
-import torch
-from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
-
-from cluster.environment import applied
 from cluster.errors import SpecError
 from cluster.layout import Layout
-from cluster.reservation import TrialTrainer, trial_resources
-from cluster.spec import dump, parse, with_values
+from cluster.spec import with_values
 from cluster.storage import Storage
-from jobs.fit import EpochReport, fit
 from jobs.parallel.checkpoint import Checkpoints
-from jobs.parallel.collectives import done_by_first
 from jobs.search.book import Book
 from jobs.search.ranking import Outlook, Unfit
 from jobs.search.space import Values
 from jobs.search.study import NUMBER
-from jobs.search.trial import Point, Trial, why_not_tried
+from jobs.search.trial import Trial
 from jobs.spec import RingSpec
-from jobs.worker_group import Workers, device_here, run_on_workers
+from jobs.worker_group import Workers
 
-TUNE_ENVIRONMENT = {"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}
-"""Else a trial that diverges at once, and so has no metric to tell of, would end the whole search."""
-NOT_TRIED, BYTES, STEP_S = "not tried", "predicted_bytes", "predicted_step_s"
+NOT_TRIED, BYTES, STEP_S, RATES = "not tried", "predicted_bytes", "predicted_step_s", "rates"
 """Beside the values, what a trial's config has: why it is left out, and its forecast."""
 Foresee = Callable[[RingSpec, Layout], Outlook | Unfit]
 """The forecast of a spec on a layout."""
@@ -78,57 +61,6 @@ def book_of(storage: Storage, folder: str) -> Book[Trial]:
     return Book(storage, f"{folder}/trials", Trial)
 
 
-def make_trials(
-    search: Search,
-    opened: list[Trial],
-    searcher: Searcher,
-    scheduler: TrialScheduler,
-    num_left: int,
-    watch: Callback,
-    last_epoch: int | None = None,
-) -> None:
-    """Let Ray Tune make trials, as many at a time as there is room for.
-
-    Args:
-        opened: those that have begun before.
-        searcher: says what config each has: `config_of`.
-        last_epoch: after which they leave off, though they train by the schedule of `train.num_epochs`.
-    """
-    spec = search.spec
-    settings = {
-        "spec": dump(spec),
-        "storage": search.storage.uri,
-        "prepared": search.prepared,
-        "folder": search.folder,
-        "metric": spec.train.early_stopping.metric,
-        "last_epoch": last_epoch,
-    }
-    begun = {trial.number: trial for trial in opened}
-    trainable = ray.tune.with_parameters(run_trial, settings=settings, workers_of=search.workers_of, begun=begun)
-    scratch = f"{search.folder}/tune"
-    search.storage.remove(scratch)
-    all_alone = all(search.workers_of(number).layout.num_workers == 1 for number in range(spec.tune.num_trials))
-    tuner = Tuner(
-        ray.tune.with_resources(trainable, partial(_resources, workers_of=search.workers_of)),
-        tune_config=TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=num_left,
-            max_concurrent_trials=spec.tune.max_concurrent,
-            reuse_actors=all_alone,  # one whose workers were training when it was stopped cannot be used again
-        ),
-        run_config=RunConfig(
-            name="search",
-            storage_path=search.storage.path(scratch),
-            storage_filesystem=search.storage.filesystem,
-            callbacks=[watch],
-            verbose=0,
-        ),
-    )
-    with applied(TUNE_ENVIRONMENT):
-        tuner.fit()
-
-
 def config_of(search: Search, number: int, values: Values) -> dict[str, Any]:
     """What Ray Tune is told of a trial: its number and values, what is foreseen of it, and why it cannot fit, if so."""
     return {NUMBER: number, **_outlook(search, number, values), **values}
@@ -142,7 +74,7 @@ def _outlook(search: Search, number: int, values: Values) -> dict[str, Any]:
     forecast = search.foresee(spec, spec.layout)
     if isinstance(forecast, Unfit):
         return {NOT_TRIED: forecast.reason}
-    return {BYTES: forecast.memory_bytes, STEP_S: forecast.step_s}
+    return {BYTES: forecast.memory_bytes, STEP_S: forecast.step_s, RATES: forecast.rates}
 
 
 def trial_spec(spec: RingSpec, values: Values, layout: Layout) -> RingSpec:
@@ -168,95 +100,9 @@ def trial_spec(spec: RingSpec, values: Values, layout: Layout) -> RingSpec:
 
 def values_in(config: dict[str, Any]) -> Values:
     """The values in a trial's config."""
-    return {key: value for key, value in config.items() if key not in (NUMBER, NOT_TRIED, BYTES, STEP_S)}
+    return {key: value for key, value in config.items() if key not in (NUMBER, NOT_TRIED, BYTES, STEP_S, RATES)}
 
 
-def _resources(config: dict[str, Any], workers_of: Callable[[int], Workers]) -> PlacementGroupFactory:
-    """What Tune reserves for a trial; nothing for one that is left out."""
-    if NOT_TRIED in config:
-        return PlacementGroupFactory([{"CPU": 0.001}])  # Ray takes no request for nothing
-    workers = workers_of(config[NUMBER])
-    return trial_resources(workers.layout, workers.demand)
-
-
-def run_trial(
-    config: dict[str, Any],
-    settings: dict[str, Any],
-    workers_of: Callable[[int], Workers],
-    begun: dict[int, Trial],
-) -> None:
-    """What Ray Tune calls for a trial: on one worker, which is this process, or on several in the trial's reservation.
-
-    Args:
-        begun: what is known of trials that have begun before.
-    """
-    storage = Storage(settings["storage"])
-    trial = begun.get(config[NUMBER]) or Trial(config[NUMBER], {}, {})
-    known = book_of(storage, settings["folder"]).read().values()
-    if NOT_TRIED in config or (not trial.curve and why_not_tried(config.get(BYTES), [*known])):
-        return  # without a result; `TrialWatch` sees why
-    workers = workers_of(trial.number)
-    given: dict[str, Any] = {**settings, "config": config, "layout": dump(workers.layout), "trial": trial}
-    if workers.layout.num_workers == 1:
-        _fit(given, ray.tune.report, torch.device(workers.device))
-        return
-    spec = parse(RingSpec, settings["spec"], "the driver's spec")
-    run_on_workers(
-        workers,
-        TrialTrainer,
-        run_gang_worker,
-        {**given, "device": workers.device},
-        name="trial",
-        scratch=str(Path.cwd()),  # of the trial's own: Tune starts it in a folder that goes with Ray's session
-        train=spec.train.model_copy(update={"max_failures": 0}),
-        callbacks=[TuneReportCallback()],
-    )
-
-
-def run_gang_worker(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on every worker of a trial."""
-    _fit(settings, ray.train.report, device_here(settings["device"]))
-
-
-def _fit(settings: dict[str, Any], tell: Callable[[dict[str, Any]], None], device: torch.device) -> None:
-    """Train from where the trial stands.
-
-    Epochs that are known are told once more where a scheduler has to hear of them: one that compares all at an end,
-    as `last_epoch` says, does not.
-    """
-    spec = parse(RingSpec, settings["spec"], "the driver's spec")
-    layout = parse(Layout, settings["layout"], "the driver's layout")
-    spec = trial_spec(spec, values_in(settings["config"]), layout)
-    storage, metric, last_epoch = Storage(settings["storage"]), settings["metric"], settings["last_epoch"]
-    trial: Trial = settings["trial"]
-    checkpoints = checkpoints_of(storage, settings["folder"], trial)
-    for point in trial.curve if last_epoch is None else ():
-        tell(_result(point, metric))
-    _forget_after(checkpoints, trial.step)
-
-    def report(epoch: EpochReport) -> None:
-        if math.isfinite(epoch.loss):  # alike on every worker; else the weights diverged, and this epoch is no result
-            tell(_result(_point(epoch), metric))
-
-    fit(spec, storage, settings["prepared"], checkpoints, report, device, last_epoch=last_epoch)
-
-
-def _forget_after(checkpoints: Checkpoints, step: int) -> None:
-    """Remove checkpoints of epochs that nobody was told of, so that they are trained, and told of, again."""
-
-    def forget() -> None:
-        for late in checkpoints.steps():
-            if late > step:
-                checkpoints.storage.remove(checkpoints.at(late))
-
-    done_by_first(forget)
-
-
-def _point(epoch: EpochReport) -> Point:
-    usage = epoch.usage
-    taken = {"step_s": usage.step_s or 0.0, "peak_bytes": float(max(usage.peak_bytes))} if usage else {}
-    return {**epoch.metrics, "num_epochs": epoch.epoch, "step": epoch.step, "train_loss": epoch.loss, **taken}
-
-
-def _result(point: Point, metric: str) -> dict[str, Any]:
-    return {"point": point, metric: point[metric], "num_epochs": point["num_epochs"]}
+def foreseen(config: dict[str, Any]) -> dict[str, Any]:
+    """The forecast in a trial's config, as a `Trial` has it."""
+    return {BYTES: config.get(BYTES), STEP_S: config.get(STEP_S), RATES: config.get(RATES, "")}

@@ -9,6 +9,7 @@ Killed at any moment, the next run goes on where it was.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,8 +20,10 @@ from cluster.lifecycle import connected
 from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
 from jobs.devices import device_here, devices_of
+from jobs.error_record import ErrorRecord, error_so_far
 from jobs.fit import check
 from jobs.kept_state import kept_state
+from jobs.known_devices import device_foreseen
 from jobs.layout_forecast import ByForecast
 from jobs.layout_trials import LayoutSearch, layout_trials
 from jobs.lineage import Made, prepare_inputs, prepared_folder, tune_inputs, why_new
@@ -77,7 +80,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     with connected():
         device = device_here(spec, storage, inventory())
         rank: Rank = ByForecast(storage, device) if device else by_shape
-        found = _search(settled(spec, storage), storage, prepared, scratch, rank)
+        record = ErrorRecord(storage, f"{spec.name}/{inputs.key}", device)
+        found = _search(settled(spec, storage), storage, prepared, scratch, rank, record)
     if found.lineage:
         found = keep_checkpoint(storage, scratch, found, f"{folder}.weights")
     write_plan(storage, folder, found, {**inputs.as_manifest(), "created_at": datetime.now(UTC).isoformat()})
@@ -95,16 +99,21 @@ def plan(spec: RingSpec, storage: Storage) -> str:
     if found:
         return f"tune: skip, {plan_folder(spec.name, inputs.key)} is there: {found.line()}"
     why = why_new(storage, f"plans/{spec.name}", inputs)
-    return "\n".join([f"tune: run ({why})", *_layout_lines(spec), *_trial_lines(spec)])
+    return "\n".join([f"tune: run ({why})", *_layout_lines(spec, storage), *_trial_lines(spec)])
 
 
-def _layout_lines(spec: RingSpec) -> list[str]:
+def _layout_lines(spec: RingSpec, storage: Storage) -> list[str]:
     tune = spec.tune
     if tune.layouts is None:
         return []
     devices = f"{tune.devices} devices" if tune.devices else "the devices that the cluster has"
     of = f"all layouts of {devices}" if tune.layouts == "all" else f"{len(tune.layouts)} layouts"
-    return [f"  {of}: {tune.num_steps} steps of the {tune.num_layouts} that the forecast finds fastest"]
+    known = device_foreseen(spec, storage)
+    seen = error_so_far(storage, known[1]) if known else ""
+    return [
+        f"  {of}: {tune.num_steps} steps of the {tune.num_layouts} that the forecast finds fastest",
+        *([f"  so far on {known[0]}: {seen}"] if known and seen else []),
+    ]
 
 
 def _trial_lines(spec: RingSpec) -> list[str]:
@@ -142,22 +151,25 @@ def _check_point(spec: RingSpec, point: RingSpec, storage: Storage) -> None:
         raise SpecError("another value needs other prepared rows, and all trials share them; set it in the spec")
 
 
-def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str, rank: Rank) -> Plan:
+def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str, rank: Rank, record: ErrorRecord) -> Plan:
     """Both phases.
 
     Args:
         rank: what is foreseen of layouts; it can be pickled.
+        record: where it is kept how far that was off.
 
     Raises:
         SpecError, RuntimeError: there is nothing to make a plan of; a search that is begun again begins anew.
     """
     ranking, refused = _ranked(spec, rank)
-    measured = _measured(spec, storage, prepared, scratch, ranking) if ranking.fits else []
+    measured = _measured(spec, storage, prepared, scratch, ranking, record) if ranking.fits else []
     try:
         layout = layout_of(fastest(measured).layout) if measured else spec.layout
         trials = _tried(spec, layout, storage, prepared, scratch, rank) if spec.tune.num_trials else []
+        record.note([*measured, *trials])
         rule = spec.train.early_stopping
-        return plan_of(rule.metric, rule.mode, trials, measured, ranking, refused)
+        found = plan_of(rule.metric, rule.mode, trials, measured, ranking, refused)
+        return replace(found, forecast_error=record.line())
     except (SpecError, RuntimeError):
         storage.remove(scratch)
         raise
@@ -184,7 +196,9 @@ def _ranked(spec: RingSpec, rank: Rank) -> tuple[Ranking, list[Refused]]:
     return ranking, refused
 
 
-def _measured(spec: RingSpec, storage: Storage, prepared: str, scratch: str, ranking: Ranking) -> list[LayoutTrial]:
+def _measured(
+    spec: RingSpec, storage: Storage, prepared: str, scratch: str, ranking: Ranking, record: ErrorRecord
+) -> list[LayoutTrial]:
     """The best few by the forecast, measured."""
     gpus, devices = num_gpus(), devices_of(spec)
     best = chosen(ranking.fits, spec.tune.num_layouts)
@@ -197,8 +211,12 @@ def _measured(spec: RingSpec, storage: Storage, prepared: str, scratch: str, ran
         scratch,
         partial(_workers_of, spec, gpus),
         min(spec.tune.devices or devices.number, devices.number),
+        record.note,
     )
-    return layout_trials(search, best)
+    measured = layout_trials(search, best)
+    if seen := record.line():
+        print(f"tune: the forecast so far: {seen}", flush=True)
+    return measured
 
 
 def _tried(spec: RingSpec, layout: Layout, storage: Storage, prepared: str, scratch: str, rank: Rank) -> list[Trial]:

@@ -34,8 +34,8 @@ MAY_IMPORT = {
 }
 MAY_IMPORT_BESIDES = {
     "jobs.search.__main__": {
-        *("jobs.calibration", "jobs.fit", "jobs.known_devices", "jobs.layout_forecast", "jobs.lineage"),
-        "jobs.report.plan_page",
+        *("jobs.calibration", "jobs.error_record", "jobs.fit", "jobs.known_devices", "jobs.layout_forecast"),
+        *("jobs.lineage", "jobs.report.plan_page"),
     },
     "jobs.tune": {"jobs.train"},
     "jobs.pipeline": {*(f"jobs.{stage}" for stage in STAGES), "serving.app"},

@@ -59,7 +59,8 @@ def _head(name: str, plan: Plan) -> str:
         f'<div class="number"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for value, what in cards
     )
     title = f'<header><h1>{escape(name)}</h1><p class="quiet">{escape(plan.line())}</p></header>'
-    return f'{title}<div class="numbers">{numbers}</div><p>{escape(plan.why)}</p>'
+    seen = f'<p class="quiet">The forecast so far: {escape(plan.forecast_error)}</p>' if plan.forecast_error else ""
+    return f'{title}<div class="numbers">{numbers}</div><p>{escape(plan.why)}</p>{seen}'
 
 
 def _layouts(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from cluster.command import run as run_command
 from cluster.errors import DataError, SpecError
 from cluster.storage import Storage
+from jobs.error_record import error_so_far
 from jobs.fit import check
 from jobs.known_devices import MEASURED, device_of
 from jobs.layout_forecast import forecaster_of
@@ -40,7 +41,8 @@ def plan(spec: RingSpec, storage: Storage, devices: str, num_shown: int) -> str:
     device = device_of(name, storage, spec.tune.device_table)
     check(spec.model_copy(update={"layout": spec.layout.alone()}))
     forecasts = forecaster_of(spec, storage, device).rank(number)
-    shown = table(forecasts, num_shown, spec.train.batch_size, device)
+    seen = error_so_far(storage, device) or "nothing measured yet"
+    shown = f"{table(forecasts, num_shown, spec.train.batch_size, device)}\nso far on {name}: {seen}"
     if not forecasts.fits:
         least = f"; {forecasts.unfit[0].reason}" if forecasts.unfit else ""
         raise SpecError(f"no layout of {devices} holds this model and batch{least}\n{shown}")

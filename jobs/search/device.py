@@ -1,5 +1,7 @@
 """Device: how fast one computes and speaks to its peers, by a data sheet or by measurement."""
 
+import hashlib
+import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -72,6 +74,12 @@ class Device(Spec):
     def is_cpu(self) -> bool:
         """Whether devices are processes that share a processor, and speak by gloo."""
         return self.cores is not None
+
+    @property
+    def rates_key(self) -> str:
+        """What tells these rates from others; memory and cores may be those of the cluster at hand, and are none."""
+        rates = self.model_dump(mode="json", exclude={"memory_gib", "cores", "source"})
+        return hashlib.sha256(json.dumps(rates, sort_keys=True).encode()).hexdigest()[:12]
 
     def work_s(self, work: Work, precision: Precision) -> float:
         """How long kernels take, one after the other (Williams et al., 2009, the roofline model)."""

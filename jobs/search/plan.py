@@ -75,6 +75,8 @@ class Plan:
     """That these weights have been trained for."""
     checkpoint: str = ""
     """The folder of their checkpoints, as of a run."""
+    forecast_error: str = ""
+    """Over this and all earlier searches by the same rates, in a line; empty where nothing was foreseen."""
 
     @property
     def device_s(self) -> float:

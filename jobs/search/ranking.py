@@ -15,6 +15,8 @@ class Outlook:
     memory_bytes: int | None
     """Of the fullest worker; None where nothing is known of it."""
     step_s: float | None
+    rates: str = ""
+    """Of the device that it is foreseen for: see `Device.rates_key`."""
 
 
 @dataclass(frozen=True)

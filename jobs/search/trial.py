@@ -49,6 +49,8 @@ class Trial:
     """Seconds that it held devices for, times how many."""
     stints: tuple[Stint, ...] = ()
     """Of a member, one a generation that it has begun."""
+    rates: str = ""
+    """That it was foreseen by."""
 
     @property
     def num_epochs(self) -> int:
@@ -96,6 +98,7 @@ class LayoutTrial:
     said: str = ""
     num_starts: int = 0
     device_s: float = 0.0
+    rates: str = ""
 
     @property
     def median_s(self) -> float:

@@ -42,6 +42,7 @@ def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(tmp_pat
     assert (found.memory_gib, found.cores) == (8, 4)
     assert device_here(spec, storage, on_gpu) == shipped()["H100"]
     assert device_here(spec, storage, [Node("a", {"GPU": 2.0}, {}, "B900")]) is None
+    assert device_here(spec, storage, [Node("head", {"CPU": 0.0, "memory": 8 * 2**30}, {})]) is None
     own = device(3).model_copy(update={"cores": 2.0})
     storage.write("devices/measured.yaml", dump(own).encode())
     assert device_here(spec, storage, on_cpu) == own.model_copy(update={"memory_gib": 8.0})

@@ -57,6 +57,7 @@ def test_a_search_ranks_by_forecast_and_leaves_out_what_is_too_large(tmp_path: P
     found = pickle.loads(pickle.dumps(ByForecast(Storage(spec.storage), device(4))))(spec, layouts)
     assert [each.layout for each in found.fits] == [Layout(replicate=2), Layout(), Layout(recompute=True)]
     assert all(each.memory_bytes and each.step_s for each in found.fits)
+    assert {each.rates for each in found.fits} == {device(4).rates_key}
     small = ByForecast(Storage(spec.storage), device(0.07))(spec, layouts)
     assert {each.layout for each in small.unfit} & set(layouts)
     assert all("GiB a device" in each.reason for each in small.unfit)

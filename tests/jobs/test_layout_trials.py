@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,10 @@ def test_the_fastest_of_gangs_of_several_sizes_is_what_train_takes(prepared_ring
     )
     assert (plan.values, plan.best, plan.trials) == ({}, None, ())
     assert plan.why.startswith("Layout ")
-    planned, note = train.planned(spec, storage)
+    assert "3 layouts of 1 search, measured to foreseen: memory " in plan.forecast_error
+    rates = {trial.rates for trial in plan.layouts}
+    assert [path.parent.parent.name for path in Path(storage.path("devices/errors")).rglob("*.json")] == [*rates]
+    planned, note = train.planned(spec, plan)
     assert planned.layout == Layout(**plan.layout)
     assert "(fastest of 3 measured)" in note
 

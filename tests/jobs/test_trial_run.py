@@ -12,7 +12,7 @@ from jobs.parallel.checkpoint import Checkpoints
 from jobs.search.ranking import Outlook, Unfit
 from jobs.search.trial import Stint, Trial
 from jobs.spec import RingSpec, load_ring
-from jobs.trial_run import NOT_TRIED, Search, config_of, trial_spec, values_in
+from jobs.trial_run import NOT_TRIED, Search, config_of, foreseen, trial_spec, values_in
 from jobs.worker_group import Workers
 
 SPEC = Path(__file__).parents[2] / "jobs/specs/recommender.yaml"
@@ -42,7 +42,9 @@ def test_a_trial_is_trained_for_its_own_number_of_epochs_and_a_member_by_the_sch
 
 def test_a_config_has_the_values_and_what_is_foreseen(tmp_path: Path) -> None:
     fits = config_of(search(Storage(str(tmp_path))), 3, {"train.batch_size": 64})
-    assert fits == {"number": 3, "train.batch_size": 64, "predicted_bytes": 7, "predicted_step_s": 0.5}
+    forecast = {"predicted_bytes": 7, "predicted_step_s": 0.5, "rates": ""}
+    assert fits == {"number": 3, "train.batch_size": 64, **forecast}
+    assert foreseen(fits) == forecast
     assert values_in(fits) == {"train.batch_size": 64}
     too_large = config_of(search(Storage(str(tmp_path))), 3, {"train.batch_size": 128})
     assert (too_large[NOT_TRIED], values_in(too_large)) == ("too large", {"train.batch_size": 128})

@@ -14,16 +14,19 @@ from ray.util import placement_group_table
 from cluster.errors import DataError, SpecError
 from cluster.layout import Layout
 from cluster.lifecycle import Cluster
-from cluster.spec import with_values
+from cluster.spec import dump, with_values
 from jobs import train, tune
+from jobs.error_record import ErrorRecord
 from jobs.fit import EpochReport, fit
 from jobs.lineage import prepared_folder, train_inputs, tune_inputs
 from jobs.parallel.checkpoint import Checkpoints
 from jobs.run_log import RunLog
 from jobs.search.plan import Plan, from_plan_json, read_plan
 from jobs.search.ranking import Ranking, Unfit
+from jobs.search.trial import LayoutTrial
 from jobs.spec import RingSpec
 from tests.jobs.conftest import Ring
+from tests.jobs.search.test_forecast import device
 
 SEARCH = ("tune.num_trials=4", "workload.num_negatives=32")
 """Over the space of the spec: batch sizes 64 and 128, learning rates from 1e-3 to 1e-1, two epochs."""
@@ -267,6 +270,14 @@ def test_plan_says_which_layouts_are_searched(ring: Ring) -> None:
         "tune: run (first run)",
         "  2 layouts: 5 steps of the 4 that the forecast finds fastest",
     ]
+    ring.storage.write("devices/measured.yaml", dump(device(3)).encode())
+    measured = LayoutTrial({}, 100, 1.0, (1.5,), (90,), rates=device(3).rates_key)
+    ErrorRecord(ring.storage, "films/earlier", device(3)).note([measured])
+    assert tune.plan(ring.spec(layouts), ring.storage).splitlines()[2] == (
+        "  so far on measured: 1 layout of 1 search, measured to foreseen: "
+        "memory -10% (worst -10%), time x1.50 (1.50 to 1.50)"
+    )
+    ring.storage.remove("devices")
     both = tune.plan(
         ring.spec(
             "tune={layouts: all, devices: 4, num_trials: 2, workers: layout, space: {train.batch_size: [64, 128]}}"

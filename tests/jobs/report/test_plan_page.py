@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,6 +38,7 @@ PLAN = Plan(
         LeftOut({"tensor": 8}, "8 does not divide 4 & more"),
         LeftOut({"tensor": 16}, "8 does not divide 4 & more"),
     ),
+    forecast_error="1 layout of 1 search",
 )
 
 
@@ -55,6 +57,11 @@ def test_every_layout_and_trial_has_its_row_and_its_dot() -> None:
     assert page.count("<circle") == 2 + 1 + 1 + 1  # two foreseen, one measured; a step and memory of that one
     assert "<td>out of memory: all of it</td>" in page
     assert "tensor=8 and 1 other: 8 does not divide 4 &amp; more" in page
+
+
+def test_how_good_the_forecasts_were_is_told_where_it_is_known() -> None:
+    assert "The forecast so far: 1 layout of 1 search</p>" in plan_page("films", PLAN)
+    assert "forecast" not in plan_page("films", replace(PLAN, forecast_error=""))
 
 
 def test_curves_and_coordinates_have_a_line_a_trial_and_the_best_on_top() -> None:

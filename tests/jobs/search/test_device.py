@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import SpecError
+from cluster.spec import dump, parse
 from jobs.flops import PEAK_TFLOPS
 from jobs.search.device import Device, Link, Overheads, shipped, table_of
 from jobs.search.footprint import Work
@@ -32,6 +33,14 @@ def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
     assert DEVICE.work_s(work(("mm", 1e9, 1e6)), "bf16") == pytest.approx(0.5e-3 + 1e-6)
     assert DEVICE.work_s(work(("convolution", 1e9, 1e6)), "fp32") == pytest.approx(2e-3 + 1e-6)
     assert DEVICE.work_s(work(num_views=4), "fp32") == pytest.approx(2e-6)
+
+
+def test_rates_are_told_apart_whatever_the_cluster_at_hand_has() -> None:
+    here = DEVICE.model_copy(update={"memory_gib": 8.0, "cores": 4.0})
+    assert here.rates_key == DEVICE.rates_key
+    assert parse(Device, dump(DEVICE), "its file").rates_key == DEVICE.rates_key
+    for rates in ({"memory_gb_per_s": 101.0}, {"tflops": {"fp32": 1.1}}, {"overheads": Overheads(op_us=2)}):
+        assert DEVICE.model_copy(update=rates).rates_key != DEVICE.rates_key
 
 
 def test_a_precision_that_is_not_told_has_the_rate_of_single() -> None:

@@ -6,7 +6,10 @@ import pytest
 
 from cluster.errors import DataError, SpecError
 from cluster.storage import Storage
+from jobs.error_record import ErrorRecord
 from jobs.search.__main__ import main, parsed, plan
+from jobs.search.device import shipped
+from jobs.search.trial import LayoutTrial
 from jobs.spec import load_ring
 from tests.jobs.search.test_layouts import SPECS
 
@@ -23,6 +26,14 @@ def test_a_plan_needs_neither_data_nor_devices(tmp_path: Path) -> None:
     assert lines[0].startswith("layout ")
     assert any(line.startswith("the fastest: layout.") for line in lines)
     assert lines[-1].startswith("node 0: ")
+    assert "so far on H100: nothing measured yet" in lines
+
+
+def test_a_plan_says_how_good_forecasts_of_this_device_were(tmp_path: Path) -> None:
+    measured = LayoutTrial({}, 100, 1.0, (1.5,), (90,), rates=shipped()["L4"].rates_key)
+    ErrorRecord(Storage(str(tmp_path)), "language/abc", shipped()["L4"]).note([measured])
+    said = "so far on L4: 1 layout of 1 search, measured to foreseen: memory -10% (worst -10%), time x1.50"
+    assert said in planned(tmp_path, "2xL4")
 
 
 def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
