@@ -51,7 +51,7 @@ def undisturbed(spec: RingSpec, storage: Storage, folder: Path) -> tuple[list[Ep
 def disturbed(spec: RingSpec, storage: Storage, folder: Path) -> tuple[RunLog, list[NotedStart]]:
     """On nodes that come and go."""
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.jobs.elastic_nodes", str(folder), SPEC, f"storage={storage.uri}"]
+    command = [sys.executable, "-m", "tests.jobs.elastic_nodes", "long", str(folder), SPEC, f"storage={storage.uri}"]
     without = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in without}
     subprocess.run([*command, *OVERRIDES], cwd=ROOT, env=environment, check=True)

@@ -21,16 +21,17 @@ from cluster.errors import DataError, SpecError, UserError
 from cluster.layout import Layout
 from cluster.lifecycle import connected
 from cluster.registry import CHAMPION, Registry
-from cluster.reservation import PlacedTrainer, check_room, context
+from cluster.reservation import PlacedTrainer, check_room, context, inventory
 from cluster.scaling import STOPPED, ElasticTrainer, is_to_stop
 from cluster.spec import dump, parse
 from cluster.storage import Storage
 from jobs import version
 from jobs.anomalies import OF_FALLING_LOSS, Watch
-from jobs.elastic import elastic_layouts
+from jobs.elastic import elastic_layouts, elastic_lines, layouts_that_fit
+from jobs.error_record import error_so_far
 from jobs.event_files import EventFiles
 from jobs.fit import EpochReport, check, fit
-from jobs.known_devices import MEASURED, known_devices
+from jobs.known_devices import device_foreseen
 from jobs.layout_forecast import foreseen_line
 from jobs.lineage import Inputs, Made, made_of, prepared_folder, train_inputs, tune_inputs, why_new
 from jobs.mlflow_run import MlflowRun, mlflow_run
@@ -58,7 +59,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         SpecError: the layout, its bounds, batch or metric does not fit the workload.
     """
     found = _plan_of(spec, storage)
-    spec, plan_note = planned(spec, storage)
+    spec, plan_note = planned(spec, found)
     check(spec)
     layouts_of(spec)
     registry = Registry(storage, spec.name)
@@ -97,8 +98,9 @@ def run(spec: RingSpec, storage: Storage) -> Made:
 def plan(spec: RingSpec, storage: Storage) -> str:
     """What `run` would do."""
     found = _plan_of(spec, storage)
-    spec, plan_note = planned(spec, storage)
+    spec, plan_note = planned(spec, found)
     check(spec)
+    layouts_of(spec)
     inputs = train_inputs(spec, storage, found.weights_key if found else "")
     made = made_of(Registry(storage, spec.name), inputs.key)
     if made:
@@ -113,7 +115,7 @@ def plan(spec: RingSpec, storage: Storage) -> str:
             f"  {plan_note}",
             *([f"  start with {start.line()}"] if start else []),
             *_part_line(train),
-            *_elastic_line(spec),
+            *(elastic_lines(spec, storage) if train.elastic else []),
             *_foreseen_line(spec, storage),
             f"  {spec.layout.num_workers} workers ({spec.layout.line()}), "
             f"global batch {train.batch_size}, at most {train.num_epochs} epochs",
@@ -135,27 +137,23 @@ def _part_line(train: TrainSpec) -> list[str]:
 
 def layouts_of(spec: RingSpec) -> list[Layout]:
     """The layouts that the run may have, the best one first: the spec's own, unless the run is elastic."""
-    return elastic_layouts(spec) if spec.train.elastic else [spec.layout]
-
-
-def _elastic_line(spec: RingSpec) -> list[str]:
-    if not spec.train.elastic:
-        return []
-    return [f"  as there is room for, one of: {'; '.join(layout.line() for layout in layouts_of(spec))}"]
+    return elastic_layouts(spec)[0] if spec.train.elastic else [spec.layout]
 
 
 def _foreseen_line(spec: RingSpec, storage: Storage) -> list[str]:
     """What the layout takes of a device of which something is known without looking at the cluster."""
-    known = known_devices(storage, spec.tune.device_table)
-    name = spec.placement.gpu_type or MEASURED
-    return [f"  {foreseen_line(spec, storage, known[name], name)}"] if name in known else []
+    known = device_foreseen(spec, storage)
+    if known is None:
+        return []
+    name, device = known
+    seen = error_so_far(storage, device)
+    return [f"  {foreseen_line(spec, storage, device, name)}", *([f"  so far on {name}: {seen}"] if seen else [])]
 
 
-def planned(spec: RingSpec, storage: Storage) -> tuple[RingSpec, str]:
+def planned(spec: RingSpec, found: Plan | None) -> tuple[RingSpec, str]:
     """The spec with the values of the plan that was searched for it, and a line that says so."""
     if not spec.tune.is_on:
         return spec, "plan: none, tune.num_trials is 0"
-    found = _plan_of(spec, storage)
     if found is None:
         return spec, "plan: none yet (python -m jobs.tune SPEC makes one); training with the spec as it is"
     return found.put_into(spec), f"plan: {found.line()}"
@@ -172,13 +170,15 @@ def _begin_with(found: Plan, checkpoints: Checkpoints) -> None:
     if not found.checkpoint:
         return
     trained = Checkpoints(checkpoints.storage, found.checkpoint)
-    steps = trained.steps()
+    steps, own = trained.steps(), checkpoints.steps()
+    if not steps and own:
+        return
     if not steps:
         raise DataError(
             f"the weights of the plan, {found.checkpoint}, are gone from '{checkpoints.storage.uri}'; remove the plan "
             "too, so that it is searched again, or train without: tune.num_trials=0"
         )
-    if steps[-1] > max(checkpoints.steps(), default=0):
+    if steps[-1] > max(own, default=0):
         trained.hand_over(steps[-1], checkpoints)
 
 
@@ -247,7 +247,7 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
     log.set_failure("")
     try:
         with connected():
-            _start_workers(spec, settings)
+            _start_workers(spec, storage, settings)
     except UserError as error:
         log.set_failure(str(error))
         raise
@@ -255,11 +255,13 @@ def _train(spec: RingSpec, storage: Storage, prepared: str, checkpoints: Checkpo
         print(f"train: how it went: {write_run_page(spec, storage, checkpoints.folder)}", flush=True)
 
 
-def _start_workers(spec: RingSpec, settings: dict[str, Any]) -> None:
-    best, *fallbacks = layouts_of(spec)
-    least = fallbacks[-1] if fallbacks else best
-    workers = workers_of(spec, least, num_gpus())
-    wait = check_room(workers.layout, workers.demand)
+def _start_workers(spec: RingSpec, storage: Storage, settings: dict[str, Any]) -> None:
+    layouts = layouts_of(spec)
+    workers = workers_of(spec, layouts[-1], num_gpus())
+    if spec.train.elastic:
+        layouts = layouts_that_fit(spec, storage, workers, inventory())
+    best, *fallbacks = layouts
+    wait = check_room(layouts[-1], workers.demand)
     if wait:
         print(f"train: waiting; {wait}", flush=True)
     elastic = spec.train.elastic

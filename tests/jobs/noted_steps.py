@@ -4,8 +4,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,7 +15,8 @@ from jobs.parallel.feed import StepRows
 from jobs.training_step import StepResult, TrainingStep
 from jobs.workloads.chain import Batch
 
-SLOW_S = 0.2
+SLOW_S, HELD_S = 0.2, 1.0
+"""Added to each of the first steps of a start, as many as the file `slow` says, and to those that follow."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,15 @@ class NotedStart:
 
 @contextmanager
 def written_down(folder: Path) -> Iterator[None]:
-    """Write each step of this process below `folder`, a file for each. As long as there is `slow` there, go slowly."""
+    """Write each step of this process below `folder`, a file for each. As long as there is `slow` there, go slowly.
+
+    So training is still under way when what is to happen to it happens, however long that takes to come.
+    """
     start, workers = from_first(time.time_ns()), world_size()
     steps = folder / "steps"
     steps.mkdir(exist_ok=True)
     take: Callable[..., StepResult] = TrainingStep.__call__
+    made = count()
 
     def noted(step: TrainingStep, rows: StepRows, number: int, wants_norm: bool) -> StepResult:
         result = take(step, rows, number, wants_norm)
@@ -58,8 +64,8 @@ def written_down(folder: Path) -> Iterator[None]:
             "largest_pass": max(len(batch["weight"]) for batch in rows.passes),
         }
         (steps / f"{start}-{workers}-{number}-{rank()}").write_text(json.dumps(note))
-        if (folder / "slow").exists():
-            time.sleep(SLOW_S)
+        with suppress(FileNotFoundError):
+            time.sleep(SLOW_S if next(made) < int((folder / "slow").read_text()) else HELD_S)
         return result
 
     with patch.object(TrainingStep, "__call__", noted):
@@ -76,15 +82,6 @@ def digests(batch: Batch) -> list[str]:
         for row in range(num_rows)
         if batch["weight"][row] > 0
     ]
-
-
-def counts(folder: Path) -> list[tuple[int, int]]:
-    """Workers of each start, and steps that the first of them has made; in their order."""
-    found: dict[tuple[int, int], int] = {}
-    for path in (folder / "steps").glob("*-0"):
-        start, workers, _, _ = map(int, path.name.split("-"))
-        found[start, workers] = found.get((start, workers), 0) + 1
-    return [(workers, steps) for (_, workers), steps in sorted(found.items())]
 
 
 def noted_starts(folder: Path) -> list[NotedStart]:
