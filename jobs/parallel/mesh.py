@@ -41,6 +41,17 @@ def _let_wait_as_all(groups: Sequence[ProcessGroup], device: torch.device) -> No
             backend._set_default_timeout(options._timeout)
 
 
+def end_groups() -> None:
+    """End all process groups but that of all workers: torch keeps those of a mesh as long as the process lives.
+
+    Every rank calls it, in the same order among collectives, once nothing uses a mesh any more.
+    """
+    if dist.is_initialized():
+        made: Any = dist.distributed_c10d._world.pg_map  # there is no public list of them
+        for group in [group for group in made if group is not dist.group.WORLD]:
+            dist.destroy_process_group(group)
+
+
 def data_mesh(layout: Layout, mesh: DeviceMesh) -> DeviceMesh | None:
     """The mesh over which weights are sharded, below `replicate` where there is that too; None where they are whole."""
     axis = sharding_axis(layout)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cluster.layout import AXES, Layout
-from jobs.parallel.mesh import data_mesh, num_averaged, open_mesh, sharding_axis
+from jobs.parallel.mesh import data_mesh, end_groups, num_averaged, open_mesh, sharding_axis
 from tests.jobs.parallel.workers import run_together
 
 LAYOUTS = [
@@ -112,3 +112,25 @@ def wait_in_vain(folder: Path) -> None:
 def test_peers_wait_for_each_other_as_long_as_all_workers_do(tmp_path: Path) -> None:
     run_together(4, wait_in_vain, tmp_path)
     assert (tmp_path / "waited").exists()
+
+
+def open_twice(folder: Path) -> None:
+    """The groups of one mesh end before the next one is opened, which works as the first did."""
+    made: Any = dist.distributed_c10d._world.pg_map
+    for _ in range(2):
+        mesh = open_mesh(Layout(shard=2, tensor=2), "cpu")
+        assert mesh is not None
+        ones = torch.ones(1)
+        dist.all_reduce(ones, group=mesh["tensor"].get_group())
+        assert ones.item() == 2
+        assert len(made) == 3
+        end_groups()
+        assert [*made] == [dist.group.WORLD]
+    dist.all_reduce(torch.ones(1))
+    (folder / f"done {dist.get_rank()}").touch()
+
+
+def test_the_groups_of_a_mesh_can_be_ended_but_that_of_all_workers(tmp_path: Path) -> None:
+    end_groups()  # where there is none
+    run_together(4, open_twice, tmp_path)
+    assert len([*tmp_path.glob("done *")]) == 4
