@@ -133,12 +133,13 @@ def drive(address: str, uri: str, num_trials: int, sizes: list[int]) -> None:
 
 @contextmanager
 def nodes() -> Iterator[str]:
-    """The address of a head without GPUs, and the nodes."""
+    """The address of the first of the nodes."""
+    each = {"num_cpus": 4, "num_gpus": GPUS_A_NODE, "object_store_memory": 100 * 2**20}
     with TemporaryDirectory(prefix="ray-") as scratch, patch.dict(os.environ, {"RAY_TMPDIR": scratch}):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+        cluster = Cluster(initialize_head=True, head_node_args=each)
         try:
-            for _ in range(NODES):
-                cluster.add_node(num_cpus=4, num_gpus=GPUS_A_NODE, object_store_memory=100 * 2**20)
+            for _ in range(NODES - 1):
+                cluster.add_node(**each)
             cluster.wait_for_nodes()
             yield str(cluster.address)
         finally:
@@ -184,6 +185,7 @@ def watch(search: Search, driver: "subprocess.Popen[bytes]", seen: Seen, num_kil
         if is_amid and not is_last:
             driver.kill()
             seen.drivers_killed += 1
+            break
         time.sleep(POLL_S)
     driver.wait()
 

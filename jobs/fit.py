@@ -149,7 +149,7 @@ def fit(
     storage: Storage,
     prepared: str,
     checkpoints: Checkpoints | None,
-    report: Callable[[EpochReport], None],
+    report: Callable[[EpochReport], bool | None],
     device: torch.device = CPU,
     rows: Rows | None = None,
     is_to_stop: Callable[[], bool] | None = None,
@@ -158,7 +158,8 @@ def fit(
     """Train to the last epoch or until the watched metric no longer gets better.
 
     Goes on from the newest of `checkpoints`, whatever layout it was saved on, to the same result as a run that was
-    never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch.
+    never disturbed. Every worker of the process group calls it; `report` is called on each after every epoch, and
+    training leaves off there where it returns False, on all of them.
     Without `rows`, the training rows in the order of their visit, each worker reads them for itself.
 
     Args:
@@ -179,7 +180,8 @@ def fit(
             _save(training, progress, writer)
             if epoch_report is None:
                 return False
-            report(epoch_report)
+            if report(epoch_report) is False:
+                return progress.stopped
     return progress.stopped
 
 

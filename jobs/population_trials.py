@@ -19,7 +19,8 @@ from jobs.search.plan import Plan, show_values
 from jobs.search.population import Rule, ends_of, first_values, is_through, next_stints, with_stint
 from jobs.search.study import NUMBER
 from jobs.search.trial import Stint, Trial, values_of
-from jobs.trial_run import BYTES, NOT_TRIED, STEP_S, Search, checkpoints_of, config_of, make_trials
+from jobs.space_trials import make_trials
+from jobs.trial_run import NOT_TRIED, Search, checkpoints_of, config_of, foreseen
 from jobs.trial_watch import TrialWatch
 
 Members = dict[int, Trial]
@@ -146,8 +147,7 @@ def _make(search: Search, members: Mapping[int, Trial], left: list[Trial], end: 
         member = members[config[NUMBER]]
         return replace(
             member,
-            predicted_bytes=config.get(BYTES),
-            predicted_step_s=config.get(STEP_S),
+            **foreseen(config),
             outcome="under way",
             said=config.get(NOT_TRIED, ""),
             num_starts=0 if member.outcome == "finished" else member.num_starts,

@@ -14,7 +14,8 @@ from ray.tune.search.optuna import OptunaSearch
 from jobs.search.space import in_order, own_values, sample
 from jobs.search.study import NUMBER, STUDY, asha_of, number_of, sampler_of, study_of
 from jobs.search.trial import Trial, is_open, values_of
-from jobs.trial_run import BYTES, NOT_TRIED, STEP_S, Search, config_of, make_trials, values_in
+from jobs.space_trials import make_trials
+from jobs.trial_run import NOT_TRIED, Search, config_of, foreseen, values_in
 from jobs.trial_watch import TrialWatch
 
 
@@ -46,7 +47,7 @@ def _make(search: Search, known: list[Trial], opened: list[Trial], num_left: int
         if number in by_number:
             return replace(by_number[number], outcome="under way", said=why)
         layout = values_of(search.workers_of(number).layout)
-        return Trial(number, values_in(config), layout, config.get(BYTES), config.get(STEP_S), said=why)
+        return Trial(number, values_in(config), layout, said=why, **foreseen(config))
 
     searcher = OptunaSearch(
         partial(_propose, search=search, known=known),

@@ -75,9 +75,7 @@ class TrialWatch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial has its devices."""
-        self._since[trial.trial_id] = time.monotonic()
-        begun = self._begun(trial.config)
-        self._note(trial, replace(begun, num_starts=begun.num_starts + 1))
+        self._begin(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -89,7 +87,7 @@ class TrialWatch(Callback):
         """Called by Ray Tune when a trial comes to its end or is stopped."""
         held = self._held(trial)
         why = held.said or why_not_tried(held.predicted_bytes, [*self._book.read().values()])
-        if held.best is None and why:
+        if held.best is None and not held.curve and why:
             self._end(trial, replace(held, outcome="not tried", said=why), f"not tried: {why}")
         elif held.best is None:
             self._end(trial, replace(held, outcome="diverged"), "diverged")
@@ -99,9 +97,16 @@ class TrialWatch(Callback):
             self._end(trial, replace(held, outcome=outcome), shown)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Ray Tune when a trial fails; it logs the whole error itself."""
+        """Called by Ray Tune when a trial fails, which may be before it has begun; Tune logs the whole error itself."""
+        if trial.trial_id not in self._trials:
+            self._begin(trial)
         outcome, said = self._kills.judge(failure_of(error_of(trial)))
         self._end(trial, replace(self._held(trial), outcome=outcome, said=said), f"{outcome}: {said}")
+
+    def _begin(self, trial: Any) -> None:
+        self._since[trial.trial_id] = time.monotonic()
+        begun = self._begun(trial.config)
+        self._note(trial, replace(begun, num_starts=begun.num_starts + 1))
 
     def _held(self, trial: Any) -> Trial:
         """How the trial stands, with what it has taken of devices since it was looked at last."""

@@ -38,7 +38,7 @@ SIZES = (
 def by_size(spec: RingSpec, layout: Layout) -> Outlook | Unfit:
     """A forecast that goes by the width of the model, and takes one width for too much."""
     size = int(spec.workload.embedding_dim)  # type: ignore[union-attr]
-    return Unfit(layout, "too wide") if size == 9 else Outlook(layout, size, 0.5)
+    return Unfit(layout, "too wide") if size == 9 else Outlook(layout, size, 0.5, "of a test")
 
 
 def search_of(ring: Ring, name: str, *overrides: str) -> Search:
@@ -56,7 +56,7 @@ def test_what_runs_out_of_memory_is_a_result_and_what_would_is_left_out(prepared
     ]
     assert [trial.outcome for trial in trials] == ["finished", "out of memory", "not tried", "not tried"]
     fits, died, larger, unfit = trials
-    assert (fits.predicted_bytes, fits.predicted_step_s, fits.num_epochs) == (8, 0.5, 1)
+    assert (fits.predicted_bytes, fits.predicted_step_s, fits.rates, fits.num_epochs) == (8, 0.5, "of a test", 1)
     assert "can't allocate memory" in died.said
     assert "one that was predicted" in larger.said
     assert unfit.said == "too wide"

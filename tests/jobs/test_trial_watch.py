@@ -119,6 +119,11 @@ def test_what_a_trial_failed_with_is_written_down(
     assert (book.read()["000000"].outcome, book.read()["000000"].said) == (outcome, said)
 
 
+def test_a_trial_that_fails_before_it_has_begun_is_written_down_too(watch: TrialWatch, book: Book[Trial]) -> None:
+    watch.on_trial_error(1, [], of_tune(0))
+    assert (book.read()["000000"].outcome, book.read()["000000"].num_starts) == ("failed", 1)
+
+
 def test_an_error_that_is_known_as_text_alone_is_told_by_its_last_line(tmp_path: Path) -> None:
     (tmp_path / "error.txt").write_text("Traceback:\n  somewhere\nMemoryError: all gone\n")
     assert failure_of(error_of(of_tune(0, tmp_path / "error.txt"))) == Failure(
