@@ -23,6 +23,13 @@ SEEDS_A_SEARCH = 100_003
 """More than a search has trials, so that those of neighbouring seeds stay apart."""
 
 
+NUM_AT_RANDOM = 5
+"""Trials before what is known counts, half of Optuna's own: with the few trials of a search it saves a few."""
+GRACE_EPOCHS = 2
+"""Before which no trial is stopped, unless it has no more: a first epoch tells little, and what is stopped for it
+misleads the sampler too."""
+
+
 class Sampler(BaseSampler):
     """TPE whose draws for a trial follow from its number and from what is known: of no trial that was drawn before.
 
@@ -53,7 +60,8 @@ class Sampler(BaseSampler):
     def _own(self, trial: FrozenTrial) -> TPESampler:
         number = trial.number + self._num_skipped
         if self._of is None or self._of[0] != number:
-            self._of = number, TPESampler(seed=(self._seed * SEEDS_A_SEARCH + number) % 2**32)
+            seed = (self._seed * SEEDS_A_SEARCH + number) % 2**32
+            self._of = number, TPESampler(seed=seed, n_startup_trials=NUM_AT_RANDOM)
         return self._of[1]
 
 
@@ -98,8 +106,9 @@ def _num_skipped(known: Sequence[Trial]) -> int:
 
 def asha_of(known: Sequence[Trial], metric: str, mode: Mode, num_epochs: int) -> ASHAScheduler:
     """ASHA, having seen every epoch of these trials."""
+    grace = GRACE_EPOCHS if num_epochs > GRACE_EPOCHS else 1
     scheduler = ASHAScheduler(
-        time_attr="num_epochs", metric=metric, mode=mode, max_t=num_epochs, grace_period=1, reduction_factor=2
+        time_attr="num_epochs", metric=metric, mode=mode, max_t=num_epochs, grace_period=grace, reduction_factor=2
     )
     controller: Any = None  # ASHA asks it nothing
     for trial in known:

@@ -83,16 +83,23 @@ def test_another_seed_draws_other_values() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize(("score", "action"), [(0.05, TrialScheduler.STOP), (0.4, TrialScheduler.CONTINUE)])
-def test_asha_judges_by_the_epochs_of_known_trials(score: float, action: str) -> None:
-    scheduler = asha_of(KNOWN[:3], "score", "max", 4)
+def judged(known: list[Trial], num_epochs: int, epoch: int, score: float) -> str:
+    """What ASHA says of a new trial at an epoch."""
+    scheduler = asha_of(known, "score", "max", num_epochs)
     controller, seen = Any, SimpleNamespace(trial_id="new")
     scheduler.on_trial_add(controller, seen)
-    assert scheduler.on_trial_result(controller, seen, {"num_epochs": 1, "score": score}) == action
+    return str(scheduler.on_trial_result(controller, seen, {"num_epochs": epoch, "score": score}))
+
+
+@pytest.mark.parametrize(("score", "action"), [(0.05, TrialScheduler.STOP), (0.4, TrialScheduler.CONTINUE)])
+def test_asha_judges_by_the_epochs_of_known_trials(score: float, action: str) -> None:
+    assert judged(KNOWN[:3], 4, 2, score) == action
+    assert judged(KNOWN[:3], 2, 1, score) == action
+
+
+def test_a_first_epoch_is_judged_only_where_there_are_but_two() -> None:
+    assert judged(KNOWN[:3], 4, 1, 0.05) == TrialScheduler.CONTINUE
 
 
 def test_asha_that_knows_nothing_lets_all_go_on() -> None:
-    scheduler = asha_of([], "score", "max", 4)
-    controller, seen = Any, SimpleNamespace(trial_id="new")
-    scheduler.on_trial_add(controller, seen)
-    assert scheduler.on_trial_result(controller, seen, {"num_epochs": 1, "score": 0.0}) == TrialScheduler.CONTINUE
+    assert judged([], 4, 2, 0.0) == TrialScheduler.CONTINUE
