@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import hdfs_native
 import pytest
 
-from cluster.environment import free_ports
 from cluster.processes import dying_with_parent
 from cluster.storage import Storage
 from tests.hadoop import jars, web_jars
+from tests.ports import kept_ports
 
 HOST = "127.0.0.1"
 USER = "tester"
@@ -129,7 +129,7 @@ def hdfs() -> Iterator[HdfsServer]:
 @contextmanager
 def started(folder: Path) -> Iterator[HdfsServer]:
     """Start both servers with their data in a folder, and end them."""
-    server = HdfsServer(folder, *free_ports(0, 0))
+    server = HdfsServer(folder, *kept_ports(2))
     configure(server)
     format_name_node(folder)
     try:
@@ -145,7 +145,7 @@ def started(folder: Path) -> Iterator[HdfsServer]:
 
 def configure(server: HdfsServer) -> None:
     """Write the settings of both servers below the server's folder."""
-    data, transfer, transfer_ipc = free_ports(0, 0, 0)
+    data, transfer, transfer_ipc = kept_ports(3)
     core = {"fs.defaultFS": f"hdfs://{HOST}:{server.port}", "hadoop.tmp.dir": server.folder / "data"}
     hdfs = {
         "dfs.replication": 1,

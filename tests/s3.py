@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from cluster.environment import free_ports
 from cluster.processes import dying_with_parent
 from cluster.storage import Storage
+from tests.ports import kept_ports
 
 HOST = "127.0.0.1"
 BUCKET = "ring"
@@ -88,7 +88,7 @@ def s3() -> Iterator[S3Server]:
 @contextmanager
 def started(folder: Path) -> Iterator[S3Server]:
     """Start a server that keeps its data in a folder, and end it."""
-    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, metrics = free_ports(*[0] * 9)
+    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, metrics = kept_ports(9)
     (folder / "data").mkdir()
     options: dict[str, object] = {
         "dir": folder / "data",

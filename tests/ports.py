@@ -1,0 +1,13 @@
+"""Ports for servers that tests kill and start again."""
+
+import random
+
+from cluster.environment import free_ports
+
+KEPT = range(20_000, 32_000)
+"""Below those that the kernel gives to connections (from 32768 on): one would take a port while its server is away."""
+
+
+def kept_ports(num: int) -> list[int]:
+    """So many different ports that nothing listens on now, and hardly anything will."""
+    return free_ports(*random.SystemRandom().sample(KEPT, num))
