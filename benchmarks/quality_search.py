@@ -1,6 +1,6 @@
 """What it takes to reach a target over a space of hyperparameters: the search of tune, and Optuna alone.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.quality_search FOLDER [--seeds 5] [--random 24]
+    OMP_NUM_THREADS=1 python -m benchmarks.quality_search FOLDER [--seeds 5] [--random 24] [--workloads vision]
 
 The target is what one in eight of trials that are drawn at random, and all trained to their end, came to: `--random` of
 them, of another seed. Then both ways search until they have reached it, one trial at a time on one process, in turns,
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random", type=int, default=24)
+    parser.add_argument("--workloads", default=",".join(SPACES))
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=UserWarning)
@@ -264,7 +265,7 @@ def main() -> None:
         "",
     ]
     with connected():
-        for kind in SPACES:
+        for kind in given.workloads.split(","):
             task = task_of(kind, storage)
             target, random_epochs = target_of(task, given.random)
             print(f"{kind}: {task.metric} {target:.4f} is the target, of {random_epochs} random epochs", flush=True)
