@@ -127,7 +127,7 @@ class SpaceTrial(ray.tune.Trainable):
             self._waiting = None
         if self._known:
             return self._result(self._known.pop(0))
-        point = self._workers().epoch() if self._is_tried else None
+        point = self._gang.epoch() if self._gang and self._is_tried else None
         return {RESULT_DUPLICATE: True, DONE: True} if point is None else self._result(point)
 
     def cleanup(self) -> None:
@@ -141,7 +141,7 @@ class SpaceTrial(ray.tune.Trainable):
         self._is_tried = not (NOT_TRIED in config or self._would_not_fit(config))
         if self._is_tried:
             layout = dump(self._workers_of(self._trial.number).layout)
-            self._workers().begin({**self._settings, "config": config, "layout": layout, "trial": self._trial})
+            self._alive().begin({**self._settings, "config": config, "layout": layout, "trial": self._trial})
 
     def _told_again(self) -> list[Point]:
         """Epochs that are known are told once more where a scheduler has to hear of them: one that compares all at an
@@ -152,8 +152,8 @@ class SpaceTrial(ray.tune.Trainable):
         known = book_of(Storage(self._settings["storage"]), self._settings["folder"]).read().values()
         return not self._trial.curve and bool(why_not_tried(config.get(BYTES), [*known]))
 
-    def _workers(self) -> Gang:
-        """Those that are there, or new ones."""
+    def _alive(self) -> Gang:
+        """The workers that are there, or new ones, for a trial that begins."""
         if self._gang is None or not self._gang.is_alive:
             spec = parse(RingSpec, self._settings["spec"], "the driver's spec")
             # Tune starts a trial in a folder of its own, which goes with Ray's session.

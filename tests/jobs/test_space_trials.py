@@ -101,6 +101,14 @@ def test_a_trial_begins_with_its_first_epoch_and_on_workers_that_are_alive(small
     assert trial._gang is not dead
 
 
+def test_a_trial_whose_workers_die_between_two_epochs_fails_and_waits_for_nobody(small: Ring, begin: Begin) -> None:
+    trial = begin({"number": 0, **SLOW})
+    trial.step()
+    trial.cleanup()
+    with pytest.raises(RuntimeError, match="the workers ended amid a trial"):
+        trial.step()
+
+
 def test_a_trial_that_is_begun_again_tells_what_is_known_and_goes_on_from_its_checkpoint(
     small: Ring, begin: Begin
 ) -> None:
