@@ -1,5 +1,6 @@
 """Questions to a running application over real HTTP: what `--once` asks, and the line a user can try."""
 
+import http.client
 import json
 import shlex
 import urllib.error
@@ -34,15 +35,18 @@ def ask(
     """The status and the JSON of the answer; the answer's text where it is no JSON.
 
     Raises:
-        OSError: nothing answers at `address`.
+        OSError: nothing answers at `address`, or what answers breaks off in the middle.
     """
     data = None if question.body is None else json.dumps(question.body).encode()
     request = urllib.request.Request(f"{address}{question.path}", data, {"Content-Type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            return response.status, _content(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, _content(error.read())
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                return response.status, _content(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, _content(error.read())
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"the answer to {request.full_url} broke off: {error!r}") from error
 
 
 def _content(body: bytes) -> Any:

@@ -10,18 +10,21 @@ from serving.ask import Question, ask
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers a POST with its own body, and a GET with 404."""
+    """Answers a POST with its own body, a GET with 404, and GET /broken/<status> with less than it promises."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self._answer(200, body if self.headers["content-type"] == "application/json" else b"{}")
 
     def do_GET(self) -> None:
-        self._answer(404, b"not here")
+        if self.path.startswith("/broken"):
+            self._answer(int(self.path.rpartition("/")[2]), b"hal", length=4)
+        else:
+            self._answer(404, b"not here")
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, length: int | None = None) -> None:
         self.send_response(status)
-        self.send_header("content-length", str(len(body)))
+        self.send_header("content-length", str(len(body) if length is None else length))
         self.end_headers()
         self.wfile.write(body)
 
@@ -50,6 +53,13 @@ def test_a_refusal_is_an_answer_too(address: str) -> None:
 def test_nobody_there_is_an_os_error() -> None:
     with pytest.raises(OSError, match="refused"):
         ask("http://127.0.0.1:1", Question("", "/x"))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_breaks_off_is_an_os_error(address: str, status: int) -> None:
+    """As a replica's does that is killed while it answers."""
+    with pytest.raises(ConnectionError, match=f"broken/{status} broke off: IncompleteRead"):
+        ask(address, Question("", f"/broken/{status}"))
 
 
 def test_the_curl_line_survives_a_shell() -> None:

@@ -1,6 +1,7 @@
 """Shares of a running application, over real HTTP and with requests all the while, of which none may fail."""
 
 import asyncio
+import http.client
 import json
 import os
 import pickle
@@ -75,7 +76,7 @@ class Running:
                 return response.status, response.headers["x-version"]
         except urllib.error.HTTPError as error:
             return error.code, ""
-        except OSError:  # the connection was cut
+        except (OSError, http.client.HTTPException):  # the connection was cut
             return 0, ""
 
     def versions_of(self, units: list[str]) -> dict[str, str]:
@@ -344,13 +345,14 @@ def test_every_acknowledged_label_is_kept_once_though_a_replica_is_killed_in_the
     name = application_of(running.release()).ring.name
     before = {label.event_id for label in labels_of(running.storage, name)}
     with ThreadPoolExecutor(8) as pool:
-        for number in range(600):
-            pool.submit(send, f"e{number}")
+        sent = [pool.submit(send, f"e{number}") for number in range(600)]
         while len(acknowledged) < 100:
             time.sleep(0.01)
         victims = [one.pid for one in processes() if command(one)[:1] == [f"ray::ServeReplica:{name}:{name}"]]
         assert len(victims) >= 2
         os.kill(victims[0], signal.SIGKILL)
+    for one in sent:
+        one.result()
     assert sorted(acknowledged) == sorted(f"e{number}" for number in range(600))
     kept = [label.event_id for label in labels_of(running.storage, name) if label.event_id not in before]
     assert sorted(kept) == sorted(acknowledged)
