@@ -175,8 +175,9 @@ def train_point(settings: dict[str, Any], tell: Callable[[Point], bool], device:
     done_by_first(partial(_forget_after, checkpoints, trial.step))
 
     def report(epoch: EpochReport) -> bool:
-        # Alike on every worker. Where the loss is not finite, the weights diverged, and this epoch is no result.
-        return tell(_point(epoch)) if math.isfinite(epoch.loss) else True
+        # Alike on every worker. Where one is not finite, the weights diverged, and this epoch is no result.
+        told = epoch.loss, epoch.metrics[spec.train.early_stopping.metric]
+        return tell(_point(epoch)) if all(map(math.isfinite, told)) else True
 
     fit(spec, storage, settings["prepared"], checkpoints, report, device, last_epoch=settings["last_epoch"])
 

@@ -109,6 +109,18 @@ def test_a_trial_whose_workers_die_between_two_epochs_fails_and_waits_for_nobody
         trial.step()
 
 
+def test_an_epoch_whose_last_step_diverges_is_no_result(begin: Begin) -> None:
+    """Its loss is of before that step, and finite; the metric, of after it, is not."""
+    values: Values = {
+        "train.batch_size": 4096,
+        "train.optimizer.name": "sgd",
+        "train.optimizer.learning_rate": 1e30,
+        "train.early_stopping.metric": "rmse",
+        "train.early_stopping.mode": "min",
+    }
+    assert begin({"number": 0, **values}).step() == END
+
+
 def test_a_trial_that_is_begun_again_tells_what_is_known_and_goes_on_from_its_checkpoint(
     small: Ring, begin: Begin
 ) -> None:
