@@ -111,7 +111,7 @@ def _best(trials: Sequence[Trial], metric: str, mode: str) -> tuple[Trial, float
 
 
 def _why_layout(quickest: LayoutTrial, layouts: Sequence[LayoutTrial], ranking: Ranking) -> str:
-    place = layouts.index(quickest) + 1
+    place = [values_of(each.layout) for each in ranking.fits].index(quickest.layout) + 1
     return (
         f"Layout {layout_of(quickest.layout).line()} took {quickest.median_s * 1e3:.1f} ms a step"
         f"{_predicted(quickest.predicted_step_s, 1e3, '.1f', 'ms')} and {max(quickest.peak_bytes) / 2**20:.0f} MiB on "

@@ -21,7 +21,12 @@ LAYOUTS = [
     LayoutTrial({}, 9 * MIB, 0.75, (), (), "out of memory", "all gone", 1, 1.0),
 ]
 RANKING = Ranking(
-    (Outlook(Layout(replicate=2), MIB, 0.25), Outlook(Layout(shard=2), MIB, 0.5), Outlook(Layout(), 9 * MIB, 0.75)),
+    (
+        Outlook(Layout(replicate=2), MIB, 0.25),
+        Outlook(Layout(replicate=2, accumulation=2), MIB, 0.4),  # was not measured
+        Outlook(Layout(shard=2), MIB, 0.5),
+        Outlook(Layout(), 9 * MIB, 0.75),
+    ),
     (Unfit(Layout(pipeline=2), "too large"),),
 )
 
@@ -63,11 +68,11 @@ def test_where_no_trial_came_to_a_result_it_is_said_why(
 def test_a_plan_has_what_was_found_why_and_all_that_was_tried() -> None:
     plan = plan_of("score", "max", [trial(0, 0.5), trial(1, 0.7)], LAYOUTS, RANKING, [Refused(Layout(tensor=2), "no")])
     assert (plan.values, plan.best, plan.layout, plan.device_s) == ({"rate": 1}, 0.7, {"shard": 2}, 7.0)
-    assert plan.ranking[1] == Foreseen({"shard": 2}, MIB, 0.5)
+    assert plan.ranking[2] == Foreseen({"shard": 2}, MIB, 0.5)
     assert plan.left_out == (LeftOut({"tensor": 2}, "no"), LeftOut({"pipeline": 2}, "too large"))
     assert plan.why == (
         "Layout shard=2 took 200.0 ms a step (predicted 500.0 ms) and 3 MiB on its fullest worker (predicted 1 MiB), "
-        "the fastest of 2 measured; it was in place 2 of the 3 that fit. "
+        "the fastest of 2 measured; it was in place 3 of the 4 that fit. "
         "Trial 1 came to score 0.7000, the best of 2: 2 finished."
     )
 
