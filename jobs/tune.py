@@ -8,7 +8,8 @@ population-based training (Jaderberg et al., 2017), whose weights train goes on 
 Killed at any moment, the next run goes on where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -159,17 +160,25 @@ def _search(spec: RingSpec, storage: Storage, prepared: str, scratch: str, rank:
         record: where it is kept how far that was off.
 
     Raises:
-        SpecError, RuntimeError: there is nothing to make a plan of; a search that is begun again begins anew.
+        SpecError, RuntimeError: there is nothing to make a plan of.
     """
     ranking, refused = _ranked(spec, rank)
     measured = _measured(spec, storage, prepared, scratch, ranking, record) if ranking.fits else []
-    try:
+    with _begun_anew_after(storage, scratch):
         layout = layout_of(fastest(measured).layout) if measured else spec.layout
-        trials = _tried(spec, layout, storage, prepared, scratch, rank) if spec.tune.num_trials else []
-        record.note([*measured, *trials])
-        rule = spec.train.early_stopping
+    trials = _tried(spec, layout, storage, prepared, scratch, rank) if spec.tune.num_trials else []
+    record.note([*measured, *trials])
+    rule = spec.train.early_stopping
+    with _begun_anew_after(storage, scratch):
         found = plan_of(rule.metric, rule.mode, trials, measured, ranking, refused)
-        return replace(found, forecast_error=record.line())
+    return replace(found, forecast_error=record.line())
+
+
+@contextmanager
+def _begun_anew_after(storage: Storage, scratch: str) -> Iterator[None]:
+    """Forget the search where it came to nothing, so that the same line tries all of it again."""
+    try:
+        yield
     except (SpecError, RuntimeError):
         storage.remove(scratch)
         raise
