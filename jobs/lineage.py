@@ -87,8 +87,13 @@ def prepare_inputs(spec: RingSpec, storage: Storage) -> Inputs:
 
 
 def tune_inputs(spec: RingSpec, storage: Storage) -> Inputs:
-    """Inputs of `plans/`: the prepared rows, the search and what it starts from."""
+    """Inputs of `plans/`: the prepared rows, the search and what it starts from.
+
+    Of a search over layouts also what else their speed depends on.
+    """
     given = _numerics(spec, storage, "seed", "workload", "train", "tune")
+    if spec.tune.layouts is not None:
+        given |= {"compile": spec.layout.compile, **sections(spec, "placement")}
     del given["tune"]["workers"]  # on how many a trial is trained changes no loss
     return Inputs(prepare_inputs(spec, storage).key, given, code_revision("jobs.tune"))
 

@@ -170,6 +170,8 @@ def test_the_kind_of_the_workload_is_part_of_what_prepare_reads(storage: Storage
         ("tune.max_concurrent=1", False, True),
         ("tune.layouts=all", False, True),
         ("tune.devices=4", False, True),
+        ("layout.compile=true", False, False),
+        ("placement.cpus_per_worker=2", False, False),
         ("tune.workers=layout", False, False),
         ("train.max_failures=9", False, False),
         ("train.collective_timeout_s=9", False, False),
@@ -182,6 +184,13 @@ def test_train_and_tune_depend_on_their_own_sections(
     before, after = spec_of(storage), spec_of(storage, override)
     assert (train_inputs(after, storage).key != train_inputs(before, storage).key) is trains
     assert (tune_inputs(after, storage).key != tune_inputs(before, storage).key) is tunes
+
+
+@pytest.mark.parametrize("override", ["layout.compile=true", "placement.gpu_type=H100"])
+def test_a_search_of_layouts_depends_on_what_else_makes_them_fast(storage: Storage, override: str) -> None:
+    searched = spec_of(storage, "tune.layouts=all"), spec_of(storage, "tune.layouts=all", override)
+    assert len({tune_inputs(spec, storage).key for spec in searched}) == 2
+    assert len({train_inputs(spec, storage).key for spec in searched}) == 1
 
 
 def test_train_depends_on_the_weights_that_it_goes_on_from(storage: Storage) -> None:
