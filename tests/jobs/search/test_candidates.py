@@ -31,9 +31,14 @@ def test_all_are_those_of_every_divisor_of_the_devices() -> None:
 
 def test_a_layout_must_do_for_every_point_of_the_space() -> None:
     space = "tune.space={train.batch_size: [32, 6], workload.num_heads: [4, 2]}"
-    legal, refused = candidates(spec_of("language", "tune.layouts=all", space), 4, 4, check)
+    legal, refused = candidates(spec_of("language", "tune.layouts=all", "tune.num_trials=1", space), 4, 4, check)
     assert all(6 % (layout.num_replicas * layout.accumulation * layout.micro_batches) == 0 for layout in legal)
     assert any("train.batch_size=6 rows do not divide" in each.reason for each in refused)
+
+
+def test_a_space_that_is_not_searched_restricts_no_layout() -> None:
+    spec = spec_of("language", "tune.layouts=all", "tune.space={train.batch_size: [32, 6], no.key: [1]}")
+    assert candidates(spec, 4, 4, check) == candidates(spec_of("language", "tune.layouts=all"), 4, 4, check)
 
 
 def test_listed_layouts_are_taken_with_the_precision_of_the_spec() -> None:
