@@ -19,6 +19,8 @@ from jobs.worker_group import Workers
 
 NOT_TRIED, BYTES, STEP_S, RATES = "not tried", "predicted_bytes", "predicted_step_s", "rates"
 """Beside the values, what a trial's config has: why it is left out, and its forecast."""
+KEPT_CHECKPOINTS = 2
+"""At least, of a trial: where it is killed before the newest is told of, it goes on from the one before."""
 Foresee = Callable[[RingSpec, Layout], Outlook | Unfit]
 """The forecast of a spec on a layout."""
 
@@ -80,6 +82,7 @@ def _outlook(search: Search, number: int, values: Values) -> dict[str, Any]:
 def trial_spec(spec: RingSpec, values: Values, layout: Layout) -> RingSpec:
     """What a trial trains: the values of its point, on the layout but for a precision among the values.
 
+    A trial keeps checkpoints of ends of epochs alone: those in between would push out the ones that it goes on from.
     A member of a population has the schedule of the run that goes on with it, is stopped by others alone, and keeps
     the checkpoint that its generation begins with, whatever comes in between.
 
@@ -94,7 +97,11 @@ def trial_spec(spec: RingSpec, values: Values, layout: Layout) -> RingSpec:
             "train.keep_checkpoints": tune.perturb_every + 1,
         }
     else:
-        how = {"train.num_epochs": tune.num_epochs}
+        how = {
+            "train.num_epochs": tune.num_epochs,
+            "train.checkpoint_every_steps": None,
+            "train.keep_checkpoints": max(train.keep_checkpoints, KEPT_CHECKPOINTS),
+        }
     return with_values(spec.model_copy(update={"layout": layout}), {**values, **how})
 
 

@@ -33,6 +33,8 @@ def search(storage: Storage) -> Search:
 def test_a_trial_is_trained_for_its_own_number_of_epochs_and_a_member_by_the_schedule_of_the_run() -> None:
     alone = trial_spec(spec("train.num_epochs=9"), {"train.batch_size": 64}, Layout(shard=2))
     assert (alone.train.num_epochs, alone.train.batch_size, alone.layout) == (4, 64, Layout(shard=2))
+    own = trial_spec(spec("train.keep_checkpoints=1", "train.checkpoint_every_steps=5"), {}, Layout()).train
+    assert (own.checkpoint_every_steps, own.keep_checkpoints) == (None, 2)  # the one before, if the last is untold
     member = trial_spec(spec("train.num_epochs=9", *PBT), {"train.warmup": 0.1}, Layout()).train
     assert (member.num_epochs, member.warmup, member.early_stopping.patience) == (9, 0.1, 9)
     assert (member.checkpoint_every_steps, member.keep_checkpoints) == (None, 3)  # also the one it began with
