@@ -63,6 +63,8 @@ class LayoutSearch:
 def layout_trials(search: LayoutSearch, outlooks: Sequence[Outlook]) -> list[LayoutTrial]:
     """Measure every layout once, going on with those that are known, in the given order.
 
+    What was measured of others, as by a search that was killed where there were more devices, is forgotten.
+
     Raises:
         KeyboardInterrupt: the search was interrupted; called again, it goes on.
     """
@@ -70,6 +72,8 @@ def layout_trials(search: LayoutSearch, outlooks: Sequence[Outlook]) -> list[Lay
     for place, outlook in enumerate(outlooks):
         fresh = LayoutTrial(values_of(outlook.layout), outlook.memory_bytes, outlook.step_s, rates=outlook.rates)
         search.book.note(f"{place:04d}", known.get(_key(fresh), fresh))
+    for name in [*search.book.read()][len(outlooks) :]:
+        search.book.remove(name)
     while True:
         before = _left_out(search.book)
         waiting = {name: trial for name, trial in before.items() if is_open(trial, search.spec.train.max_failures)}
@@ -169,8 +173,8 @@ class LayoutWatch(Callback):
         if not self._left.get(trial.trial_id):
             return
         name = self._left[trial.trial_id].pop(0)
-        outcome, said = self._kills.judge(failure_of(error_of(trial)))
-        self._end(name, replace(self._held(trial, name), outcome=outcome, said=said), f"{outcome}: {said}")
+        held = self._kills.judged(self._held(trial, name), failure_of(error_of(trial)))
+        self._end(name, held, f"{held.outcome}: {held.said}")
 
     def _begin_next(self, trial: Any) -> None:
         for name in self._left[trial.trial_id][:1]:

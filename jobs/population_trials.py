@@ -150,7 +150,8 @@ def _make(search: Search, members: Mapping[int, Trial], left: list[Trial], end: 
             **foreseen(config),
             outcome="under way",
             said=config.get(NOT_TRIED, ""),
-            num_starts=0 if member.outcome == "finished" else member.num_starts,
+            layout=values_of(search.workers_of(member.number).layout),
+            num_deaths=0 if member.outcome == "finished" else member.num_deaths,
         )
 
     watch = TrialWatch(

@@ -43,11 +43,11 @@ def _make(search: Search, known: list[Trial], opened: list[Trial], num_left: int
     ended = [trial for trial in known if trial not in opened]
 
     def begun(config: dict[str, Any]) -> Trial:
-        number, why = config[NUMBER], config.get(NOT_TRIED, "")
-        if number in by_number:
-            return replace(by_number[number], outcome="under way", said=why)
-        layout = values_of(search.workers_of(number).layout)
-        return Trial(number, values_in(config), layout, said=why, **foreseen(config))
+        number = config[NUMBER]
+        layout = values_of(search.workers_of(number).layout)  # which may have changed where it is begun again
+        trial = by_number.get(number, Trial(number, values_in(config), layout))
+        why = config.get(NOT_TRIED, "")
+        return replace(trial, layout=layout, outcome="under way", said=why, **foreseen(config))
 
     searcher = OptunaSearch(
         partial(_propose, search=search, known=known),

@@ -13,7 +13,7 @@ from jobs.failures import Failure, failure_of
 from jobs.kernel_kills import has_risen, kernel_kills
 from jobs.search.book import Book
 from jobs.search.plan import show_values
-from jobs.search.trial import Outcome, Trial, layout_of, why_not_tried
+from jobs.search.trial import Outcome, T, Trial, layout_of, why_not_tried
 
 OUTCOMES: dict[str, Outcome] = {"out of memory": "out of memory", "preemption": "died"}
 """Of kinds of failures; the others are `failed`."""
@@ -24,6 +24,11 @@ class KillCount:
 
     def __init__(self) -> None:
         self._seen = kernel_kills()
+
+    def judged(self, trial: T, failure: Failure) -> T:
+        """The trial, having ended with this failure."""
+        outcome, said = self.judge(failure)
+        return replace(trial, outcome=outcome, said=said, num_deaths=trial.num_deaths + (outcome == "died"))
 
     def judge(self, failure: Failure) -> tuple[Outcome, str]:
         """How a trial with this failure ended, and why."""
@@ -100,8 +105,8 @@ class TrialWatch(Callback):
         """Called by Ray Tune when a trial fails, which may be before it has begun; Tune logs the whole error itself."""
         if trial.trial_id not in self._trials:
             self._begin(trial)
-        outcome, said = self._kills.judge(failure_of(error_of(trial)))
-        self._end(trial, replace(self._held(trial), outcome=outcome, said=said), f"{outcome}: {said}")
+        held = self._kills.judged(self._held(trial), failure_of(error_of(trial)))
+        self._end(trial, held, f"{held.outcome}: {held.said}")
 
     def _begin(self, trial: Any) -> None:
         self._since[trial.trial_id] = time.monotonic()

@@ -23,6 +23,10 @@ class Book(Generic[T]):
         """Write down how a trial stands, durably, in place of what was noted of it."""
         self.storage.write(f"{self.folder}/{name}.json", json.dumps(as_json(trial)).encode())
 
+    def remove(self, name: str) -> None:
+        """Forget what was noted of a trial."""
+        self.storage.remove(f"{self.folder}/{name}.json")
+
     def read(self) -> dict[str, T]:
         """All trials by name, in the order of their names."""
         paths = [str(info.path) for info in self.storage.files(self.folder)] if self.storage.exists(self.folder) else []

@@ -131,7 +131,7 @@ def with_stint(trial: Trial, stint: Stint) -> Trial:
         best=None,
         outcome="under way",
         said="",
-        num_starts=0,
+        num_deaths=0,
         stints=(*trial.stints, stint),
     )
 

@@ -45,12 +45,15 @@ class Trial:
     said: str = ""
     """Why, where it did not come to its end."""
     num_starts: int = 0
+    """Also those after a kill of the driver."""
     device_s: float = 0.0
     """Seconds that it held devices for, times how many."""
     stints: tuple[Stint, ...] = ()
     """Of a member, one a generation that it has begun."""
     rates: str = ""
     """That it was foreseen by."""
+    num_deaths: int = 0
+    """Of its workers; of a member, in this generation."""
 
     @property
     def num_epochs(self) -> int:
@@ -99,6 +102,7 @@ class LayoutTrial:
     num_starts: int = 0
     device_s: float = 0.0
     rates: str = ""
+    num_deaths: int = 0
 
     @property
     def median_s(self) -> float:
@@ -135,7 +139,7 @@ def layout_of(values: Mapping[str, Any]) -> Layout:
 
 def is_open(trial: Trial | LayoutTrial, max_failures: int) -> bool:
     """Whether it is to be begun, or begun again: it is under way, or died and may do so once more."""
-    return trial.outcome == "under way" or (trial.outcome == "died" and trial.num_starts <= max_failures)
+    return trial.outcome == "under way" or (trial.outcome == "died" and trial.num_deaths <= max_failures)
 
 
 def memory_limit(trials: Sequence[Trial | LayoutTrial]) -> int | None:

@@ -68,6 +68,7 @@ def test_a_layout_that_runs_out_of_memory_is_a_result_and_larger_ones_are_left_o
     assert "one that was predicted 0.00 GiB ran out of memory" in trials[0].said
     assert [trial.num_starts for trial in trials] == [0, 1, 0]
     assert layout_trials(search, forecasts) == trials  # all are known, so none is measured again
+    assert layout_trials(search, forecasts[1:2]) == trials[1:2]  # as where fewer devices have fewer layouts
 
 
 def test_a_layout_that_was_begun_and_did_not_end_tells_of_an_interruption() -> None:

@@ -185,7 +185,7 @@ def test_who_takes_over_has_newest_and_best_checkpoint_and_counts_its_patience_a
     search = barrier(ring, ring.storage)
     assert next_generation(search, Rule.of(search.spec), 0, 2)
     winner, taker = search.trials()[1:3]
-    assert (taker.outcome, taker.num_starts, taker.num_epochs, taker.step) == ("under way", 0, 1, 20)
+    assert (taker.outcome, taker.num_deaths, taker.num_epochs, taker.step) == ("under way", 0, 1, 20)
     checkpoints = search.checkpoints(taker)
     assert checkpoints.steps() == [10, 20]
     assert checkpoints.progress(20) == Progress(20, best_value=0.5, best_step=10, epochs_without_better=0)

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.lifecycle import Cluster
 from jobs import tune
@@ -77,6 +79,11 @@ def test_a_search_whose_driver_was_killed_goes_on_where_it_was(prepared_ring: Ri
     process.communicate()
     before = [*book.read().values()]
     assert any(trial.outcome == "under way" for trial in before)
+    with pytest.raises(SpecError, match=r"placement\.gpu_type=H100 needs a GPU"):
+        tune.run(prepared_ring.spec(*overrides, "placement.gpu_type=H100"), storage)
+    assert [*book.read().values()] == before
+    for name, trial in book.read().items():
+        book.note(name, replace(trial, layout={"shard": 2}))  # as if tune.workers had been `layout`
     made = tune.run(spec, storage)
     assert made.ran
     plan = read_plan(storage, "films", key)
@@ -84,7 +91,7 @@ def test_a_search_whose_driver_was_killed_goes_on_where_it_was(prepared_ring: Ri
     assert [trial.number for trial in plan.trials] == [0, 1, 2]
     for old, new in zip(before, plan.trials, strict=False):
         assert (new.values, new.curve[: len(old.curve)]) == (old.values, old.curve)
-        assert new.num_starts == (2 if old.outcome == "under way" else 1)
+        assert (new.num_starts, new.layout) == ((2, {}) if old.outcome == "under way" else (1, {"shard": 2}))
     assert [point["num_epochs"] for point in plan.trials[0].curve] == [*range(1, plan.trials[0].num_epochs + 1)]
     assert not Path(storage.path(f"plans/films/{key}.search")).exists()
 

@@ -132,6 +132,14 @@ def test_an_error_that_is_known_as_text_alone_is_told_by_its_last_line(tmp_path:
     assert failure_of(error_of(of_tune(0))).kind == "user code"
 
 
+def test_deaths_of_workers_are_counted_and_starts_after_a_kill_of_the_driver_are_not(kills: dict[str, int]) -> None:
+    count, trial = KillCount(), Trial(0, {}, {}, num_starts=4)
+    for expected in (1, 2):
+        trial = count.judged(trial, Failure("preemption", 0, "worker died"))
+        assert (trial.outcome, trial.said, trial.num_deaths) == ("died", "worker died", expected)
+    assert count.judged(trial, Failure("user code", 0, "'key'")).num_deaths == 2
+
+
 def test_a_process_that_is_gone_ran_out_of_memory_where_the_kernel_has_killed_one(kills: dict[str, int]) -> None:
     count = KillCount()
     gone = Failure("preemption", 0, str(ActorDiedError()))

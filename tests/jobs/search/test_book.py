@@ -15,6 +15,14 @@ def test_a_trial_is_noted_in_place_of_what_was_noted_of_it(tmp_path: Path) -> No
     assert [*book.read().items()] == [("000002", Trial(2, {}, {}, outcome="died", said="gone")), ("000012", last)]
 
 
+def test_what_is_removed_is_not_read(tmp_path: Path) -> None:
+    book = Book(Storage(str(tmp_path)), "trials", Trial)
+    for number in range(2):
+        book.note(f"{number}", Trial(number, {}, {}))
+    book.remove("0")
+    assert book.read() == {"1": Trial(1, {}, {})}
+
+
 def test_a_book_of_layouts_is_read_by_another_process_with_the_same_storage(tmp_path: Path) -> None:
     trial = LayoutTrial({"tensor": 2}, 2**30, 0.1, (0.1, 0.2), (5, 6), "finished", "", 1, 2.5)
     Book(Storage(str(tmp_path)), "layouts", LayoutTrial).note("0000", trial)

@@ -138,11 +138,11 @@ def test_a_decision_is_the_same_whichever_members_have_begun_the_next_generation
 
 def test_who_takes_over_begins_as_one_that_never_failed() -> None:
     failed = replace(
-        member(0, 0.4, "died"), best=0.4, said="gone", num_starts=4
+        member(0, 0.4, "died"), best=0.4, said="gone", num_deaths=4
     )  # told of an epoch, left no checkpoint
     stint = Stint(2, 20, 1, {"rate": 0.02})
     after = with_stint(failed, stint)
-    assert (after.values, after.outcome, after.said, after.num_starts, after.best) == (
+    assert (after.values, after.outcome, after.said, after.num_deaths, after.best) == (
         {"rate": 0.02},
         "under way",
         "",
@@ -167,8 +167,8 @@ def test_who_goes_on_keeps_all() -> None:
         (member(0, 0.4), True),
         (member(0, 0.4, "under way"), False),  # its last checkpoint may not be written
         (member(0, None, "diverged"), True),
-        (replace(member(0, None, "died"), num_starts=3), False),
-        (replace(member(0, None, "died"), num_starts=4), True),
+        (replace(member(0, None, "died"), num_deaths=3), False),
+        (replace(member(0, None, "died"), num_deaths=4), True),
         (replace(member(0, None, "under way"), stints=(Stint(0, 0, 0, {}), Stint(2, 20, 1, {}))), True),
         (Trial(0, {}, {}, stints=(Stint(0, 0, 0, {}),)), False),
     ],

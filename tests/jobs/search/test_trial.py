@@ -71,17 +71,17 @@ def test_a_layout_is_kept_by_what_is_not_its_default(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "num_starts", "opened"),
+    ("outcome", "num_deaths", "opened"),
     [
-        ("under way", 9, True),
+        ("under way", 0, True),
         ("died", 1, True),
         ("died", 4, False),
         ("finished", 1, False),
         ("out of memory", 1, False),
     ],
 )
-def test_what_was_under_way_or_died_not_too_often_is_begun_again(outcome: Any, num_starts: int, opened: bool) -> None:
-    assert is_open(Trial(0, {}, {}, outcome=outcome, num_starts=num_starts), 3) is opened
+def test_what_was_under_way_or_died_not_too_often_is_begun_again(outcome: Any, num_deaths: int, opened: bool) -> None:
+    assert is_open(Trial(0, {}, {}, outcome=outcome, num_starts=9, num_deaths=num_deaths), 3) is opened
 
 
 def test_what_is_predicted_to_need_as_much_as_one_that_ran_out_of_memory_is_left_out() -> None:
