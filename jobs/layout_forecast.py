@@ -26,7 +26,7 @@ from jobs.search.forecast import Forecaster, TooLarge
 from jobs.search.memory import OptimizerMemory, OptimizerOf
 from jobs.search.ranking import Outlook, Ranking
 from jobs.search.stretches import Example, Model
-from jobs.spec import RingSpec, TrainSpec
+from jobs.spec import RingSpec, TrainSpec, TuneSpec
 from jobs.trainable import make_trainable
 from jobs.workloads import WORKLOADS
 from jobs.workloads.chain import Batch
@@ -38,7 +38,11 @@ def forecaster_of(spec: RingSpec, storage: Storage, device: Device) -> Forecaste
     Raises:
         DataError: nothing is prepared, and the model depends on what would be.
     """
-    return Forecaster(spec, model_of(spec, storage), optimizer_of(spec.train, device.is_cpu), device)
+    return _forecaster(spec, model_of(spec, storage), device)
+
+
+def _forecaster(spec: RingSpec, model: Model, device: Device) -> Forecaster:
+    return Forecaster(spec, model, optimizer_of(spec.train, device.is_cpu), device)
 
 
 def model_of(spec: RingSpec, storage: Storage) -> Model:
@@ -47,8 +51,15 @@ def model_of(spec: RingSpec, storage: Storage) -> Model:
     Raises:
         DataError: nothing is prepared, and the model depends on what would be.
     """
+    return _model_with(spec, storage, _rows_of(spec, storage))
+
+
+def _model_with(spec: RingSpec, storage: Storage, prepared: str) -> Model:
+    """Args:
+    prepared: where its rows lie; empty where there are none.
+    """
     workload = WORKLOADS[spec.workload.kind]
-    transform, rows = _prepared(spec, storage)
+    transform, rows = _prepared(spec, storage, prepared)
     drawn = workload.draw(spec.workload, transform, torch.Generator())
     recorder = Recorder()
     with recorder:
@@ -61,16 +72,21 @@ def model_of(spec: RingSpec, storage: Storage) -> Model:
     return Model(whole, workload.partition(spec.workload), losses, Example(workload.tensors(rows), drawn), recorder)
 
 
-def _prepared(spec: RingSpec, storage: Storage) -> tuple[Transform, pa.Table]:
-    """The fitted transform and a row, or of a language model of bytes, which fits nothing, one made up."""
+def _rows_of(spec: RingSpec, storage: Storage) -> str:
+    """Where the spec's prepared rows lie; empty where there are none."""
     try:
         folder = f"prepared/{spec.name}/{prepare_inputs(spec, storage).key}"
     except DataError:
-        folder = ""
+        return ""
+    return folder if storage.is_published(folder) else ""
+
+
+def _prepared(spec: RingSpec, storage: Storage, prepared: str) -> tuple[Transform, pa.Table]:
+    """The fitted transform and a row, or of a language model of bytes, which fits nothing, one made up."""
     workload = WORKLOADS[spec.workload.kind]
-    if folder and storage.is_published(folder):
-        split = open_split(storage, folder, "train", workload.ties)
-        return read_transform(storage, folder), split.take(np.zeros(1, np.int64))
+    if prepared:
+        split = open_split(storage, prepared, "train", workload.ties)
+        return read_transform(storage, prepared), split.take(np.zeros(1, np.int64))
     if workload.steps(spec.workload):
         raise DataError(
             f"nothing is prepared for this spec in '{storage.uri}', and the {spec.workload.kind} model depends on what "
@@ -123,10 +139,13 @@ class ByForecast:
 
     storage: Storage
     device: Device
+    prepared: str = ""
+    """Where the rows of all specs that are asked about lie, if that is known: it is looked up for each one else."""
 
     def __call__(self, spec: RingSpec, layouts: Sequence[Layout]) -> Ranking:
         """Legal layouts of the spec, the fastest first; those that do not fit, the smallest first."""
-        fits, unfit = _forecaster(dump(spec), self.storage, dump(self.device)).of(layouts)
+        model = _known_model(_of_model(spec), self.storage, self.prepared or _rows_of(spec, self.storage))
+        fits, unfit = _forecaster(spec, model, self.device).of(layouts)
         rates = self.device.rates_key
         return Ranking(
             tuple(Outlook(one.layout, one.memory_bytes, one.step_s, rates) for one in fits),
@@ -134,10 +153,17 @@ class ByForecast:
         )
 
 
+def _of_model(spec: RingSpec) -> str:
+    """The text of a spec that has the same model, alike for all that have: trials of one search often share theirs."""
+    train = {key: getattr(spec.train, key) for key in ("start", "freeze", "lora", "early_stopping")}
+    return dump(
+        spec.model_copy(update={"train": TrainSpec(**train), "tune": TuneSpec(), "layout": Layout(), "seed": 0})
+    )
+
+
 @lru_cache(maxsize=4)
-def _forecaster(spec: str, storage: Storage, device: str) -> Forecaster:
-    """By their texts, which can be told from others: trials of one search often share their model."""
-    return forecaster_of(parse(RingSpec, spec, "the search's spec"), storage, parse(Device, device, "the device"))
+def _known_model(spec: str, storage: Storage, prepared: str) -> Model:
+    return _model_with(parse(RingSpec, spec, "the search's spec"), storage, prepared)
 
 
 def foreseen_line(spec: RingSpec, storage: Storage, device: Device, name: str) -> str:

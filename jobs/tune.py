@@ -80,7 +80,7 @@ def run(spec: RingSpec, storage: Storage) -> Made:
         print("tune: going on with a search that did not come to its end", flush=True)
     with connected():
         device = device_here(spec, storage, inventory())
-        rank: Rank = ByForecast(storage, device) if device else by_shape
+        rank: Rank = ByForecast(storage, device, prepared) if device else by_shape
         record = ErrorRecord(storage, f"{spec.name}/{inputs.key}", device)
         found = _search(settled(spec, storage), storage, prepared, scratch, rank, record)
     if found.lineage:

@@ -3,12 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from cluster.layout import Layout
 from cluster.storage import Storage
+from jobs import examples, layout_forecast, prepare
+from jobs.features.transform import Transform
 from jobs.layout_forecast import ByForecast, forecaster_of, model_of, optimizer_of
+from jobs.lineage import prepared_folder
 from jobs.search.forecast import Forecast
-from jobs.spec import EarlyStoppingSpec, OptimizerSpec, TrainSpec, load_ring
+from jobs.spec import EarlyStoppingSpec, OptimizerSpec, RingSpec, TrainSpec, load_ring
+from jobs.workloads import WORKLOADS
 from tests.jobs.search.test_forecast import device
 from tests.jobs.search.test_layouts import SPECS
 
@@ -61,3 +66,34 @@ def test_a_search_ranks_by_forecast_and_leaves_out_what_is_too_large(tmp_path: P
     small = ByForecast(Storage(spec.storage), device(0.07))(spec, layouts)
     assert {each.layout for each in small.unfit} & set(layouts)
     assert all("GiB a device" in each.reason for each in small.unfit)
+
+
+def test_the_model_is_built_once_for_specs_that_share_it_and_nothing_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spec_of(*overrides: str) -> RingSpec:
+        return load_ring(SPECS / "tabular.yaml", [f"storage={tmp_path}", *overrides])
+
+    storage = Storage(str(tmp_path))
+    examples.main(["tabular", str(tmp_path)])
+    prepare.run(spec_of(), storage)
+    rank = ByForecast(storage, device(4), prepared_folder(spec_of(), storage))
+    built: list[RingSpec] = []
+    build = WORKLOADS["tabular"].build
+
+    def counted(spec: Any, transform: Transform) -> nn.Module:
+        built.append(spec)
+        return build(spec, transform)
+
+    monkeypatch.setattr(WORKLOADS["tabular"], "build", counted)
+    monkeypatch.setattr(layout_forecast, "prepare_inputs", lambda *given: pytest.fail("the raw files were listed"))
+    first, other, wider = (
+        rank(spec_of(*overrides), [Layout()]).fits[0]
+        for overrides in (
+            ("train.optimizer.learning_rate=0.01",),
+            ("train.optimizer.learning_rate=0.02", "train.batch_size=32", "seed=3", "tune.num_trials=7"),
+            ("workload.hidden_dim=512",),
+        )
+    )
+    assert len(built) == 2
+    assert wider.memory_bytes > first.memory_bytes > other.memory_bytes  # type: ignore[operator]

@@ -226,7 +226,7 @@ def test_where_no_layout_fits_the_memory_it_is_said_before_any_trial(
     def none_fits(spec: RingSpec, layouts: Sequence[Layout]) -> Ranking:
         return Ranking((), tuple(Unfit(layout, "takes 99 GiB a device") for layout in layouts))
 
-    monkeypatch.setattr(tune, "ByForecast", lambda storage, device: none_fits)
+    monkeypatch.setattr(tune, "ByForecast", lambda storage, device, prepared: none_fits)
     message = "none of 2 layouts of up to 6 devices fits; the first, replicate=2: takes 99 GiB a device. Give a smaller"
     with pytest.raises(SpecError, match=message):
         tune.run(prepared_ring.spec("tune.layouts=[{replicate: 2}, {shard: 2}]"), prepared_ring.storage)
