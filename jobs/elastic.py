@@ -13,7 +13,7 @@ from jobs.known_devices import device_foreseen
 from jobs.layout_forecast import ByForecast
 from jobs.search.device import Device
 from jobs.search.ranking import Rank, Unfit, by_shape
-from jobs.spec import ElasticSpec, RingSpec
+from jobs.spec import RingSpec
 from jobs.worker_group import Workers
 
 
@@ -36,7 +36,7 @@ def elastic_layouts(spec: RingSpec, rank: Rank = by_shape) -> tuple[list[Layout]
     """
     elastic, own = spec.train.elastic, spec.layout
     assert elastic is not None, "the spec is not elastic"
-    _check_bounds(own, elastic)
+    check_bounds(spec)
     of_replica = own.num_workers // own.num_replicas
     counts = range(elastic.max_workers // of_replica, 0, -1)
     within = [count for count in counts if count * of_replica >= elastic.min_workers]
@@ -88,8 +88,10 @@ def _without(unfit: Unfit) -> str:
     return f"without {unfit.layout.line()}, which {unfit.reason}"
 
 
-def _check_bounds(own: Layout, elastic: ElasticSpec) -> None:
-    if not elastic.min_workers <= own.num_workers <= elastic.max_workers:
+def check_bounds(spec: RingSpec) -> None:
+    """Raise SpecError where the spec is elastic and its own layout lies out of the bounds."""
+    elastic, own = spec.train.elastic, spec.layout
+    if elastic and not elastic.min_workers <= own.num_workers <= elastic.max_workers:
         raise SpecError(
             f"train.elastic: layout ({own.line()}) has {own.num_workers} workers, which is not between "
             f"min_workers={elastic.min_workers} and max_workers={elastic.max_workers}; change layout or the bounds"

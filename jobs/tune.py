@@ -21,6 +21,7 @@ from cluster.lifecycle import connected
 from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
 from jobs.devices import device_here, devices_of
+from jobs.elastic import check_bounds
 from jobs.error_record import ErrorRecord, error_so_far
 from jobs.fit import check
 from jobs.kept_state import kept_state
@@ -137,13 +138,21 @@ def _trial_lines(spec: RingSpec) -> list[str]:
 
 def _check(spec: RingSpec, storage: Storage) -> None:
     """Raise SpecError for what can be known before a trial starts, and without a cluster."""
+    if spec.tune.layouts is None:
+        check_bounds(spec)
     check(spec)
     if spec.tune.num_trials:
         check_space(spec, lambda point: _check_point(spec, point, storage))
     if spec.tune.is_population:
         check_population(spec)
     if isinstance(spec.tune.layouts, tuple):
-        check_listed(spec, spec.tune.layouts, check, spec.tune.devices)
+        check_listed(spec, spec.tune.layouts, _check_layout, spec.tune.devices)
+
+
+def _check_layout(spec: RingSpec) -> None:
+    """Raise SpecError unless train takes the layout: what is found here is for it."""
+    check(spec)
+    check_bounds(spec)
 
 
 def _check_point(spec: RingSpec, point: RingSpec, storage: Storage) -> None:
@@ -194,7 +203,7 @@ def _ranked(spec: RingSpec, rank: Rank) -> tuple[Ranking, list[Refused]]:
         return Ranking(()), []
     devices = devices_of(spec)
     num_devices = spec.tune.devices or devices.number
-    legal, refused = candidates(spec, num_devices, devices.of_a_node, check)
+    legal, refused = candidates(spec, num_devices, devices.of_a_node, _check_layout)
     ranking = rank(spec, legal)
     if not ranking.fits:
         first = ranking.unfit[0]

@@ -301,6 +301,11 @@ def test_plan_says_which_layouts_are_searched(ring: Ring) -> None:
             r"tune.layouts.0 \(tensor=2\): layout.tensor=2 makes no sense for the recommender",
         ),
         (["tune.layouts=[{replicate: 8}]", "tune.devices=4"], "needs 8 devices, there are 4"),
+        (
+            ["tune.layouts=[{replicate: 2}, {replicate: 4}]", "train.elastic={max_workers: 2}"],
+            r"tune.layouts.1 \(replicate=4\): train.elastic: .* 4 workers, which is not between min_workers=1 and max",
+        ),
+        (["tune.num_trials=1", "train.elastic={min_workers: 3, max_workers: 4}"], "2 workers, which is not between"),
         (["tune.layouts=[{replicate: 3}]"], "train.batch_size=64 rows do not divide over layout.replicate=3"),
         (
             ["tune.layouts=all", "train.early_stopping.metric=ndcg"],
