@@ -20,6 +20,7 @@ from cluster.layout import Layout
 from cluster.lifecycle import connected
 from cluster.reservation import check_room, inventory
 from cluster.storage import Storage
+from jobs.check_points import check_points
 from jobs.devices import device_here, devices_of
 from jobs.elastic import check_bounds
 from jobs.error_record import ErrorRecord, error_so_far
@@ -66,6 +67,8 @@ def run(spec: RingSpec, storage: Storage) -> Made:
     check_teacher(spec, storage, prepared)
     check_start(spec, storage, prepared)
     check_trainable(spec, storage, prepared)
+    if spec.tune.num_trials:
+        check_points(spec, storage, prepared)
     folder = plan_folder(spec.name, inputs.key)
     found = read_plan(storage, spec.name, inputs.key)
     if found:
