@@ -32,11 +32,14 @@ def plan(spec: RingSpec, storage: Storage, devices: str, num_shown: int) -> str:
 
     Args:
         devices: such as 8xH100.
+        num_shown: of those that fit; at least 1.
 
     Raises:
-        SpecError: the devices are none, or no layout of them fits.
+        SpecError: the devices are none, nothing would be shown, or no layout of them fits.
         DataError: nothing is prepared, and the model depends on what would be.
     """
+    if num_shown < 1:
+        raise SpecError(f"--top {num_shown}: at least one layout is shown; give 1 or more")
     number, name = parsed(devices)
     device = device_of(name, storage, spec.tune.device_table)
     check(spec.model_copy(update={"layout": spec.layout.alone()}))
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     planning.add_argument("--devices", required=True, metavar="8xH100", help="how many of which")
     planning.add_argument("--top", type=int, default=12, help="how many of those that fit are shown")
     measuring = commands.add_parser("calibrate", help="measure the devices of the cluster, for a minute")
-    measuring.add_argument("--workers", type=int, default=2, help="devices that are measured, all at once")
+    measuring.add_argument("--workers", type=int, help="devices that are measured, all at once; 2 where there are two")
     measuring.add_argument("--name", default=MEASURED, help="what `--devices` calls them then")
     reporting = commands.add_parser("report", help="make a page of a search")
     for command in (planning, measuring, reporting):

@@ -191,9 +191,8 @@ def _slowest(measure: Callable[[], float]) -> float:
 
 
 def _pairs_of_ranks(device: torch.device) -> DeviceMesh:
-    """Neighbours; one that is left over is in a pair with nobody."""
-    size = world_size() // 2 * 2
-    mesh = DeviceMesh(device.type, torch.arange(size).view(-1, 2), mesh_dim_names=("pairs", "own"))
+    """Neighbours; there is an even number of them."""
+    mesh = DeviceMesh(device.type, torch.arange(world_size()).view(-1, 2), mesh_dim_names=("pairs", "own"))
     return mesh["own"]
 
 
@@ -306,5 +305,5 @@ def _ping(values: Tensor, group: ProcessGroup, is_first: bool) -> None:
 
 
 def _links_between_two(links: dict[Kind, dict[int, Link]]) -> Link:
-    """One way, between two; what one worker alone has nobody asks."""
+    """One way, between two; where there is one device alone, of a slow network, for who asks what more would do."""
     return links["send"][2] if links else Link(latency_us=0, gb_per_s=1)

@@ -5,9 +5,11 @@ import pytest
 from cluster.errors import SpecError
 from cluster.lifecycle import Cluster
 from cluster.storage import Storage
-from jobs.calibration import measured
+from jobs.calibration import calibrate, measured, with_all_cores
+from jobs.devices import Devices, devices_of
 from jobs.known_devices import kept_devices
 from jobs.spec import RingSpec, load_ring
+from tests.jobs.search.test_forecast import device
 from tests.jobs.search.test_layouts import SPECS
 
 
@@ -17,15 +19,32 @@ def spec(tmp_path: Path) -> RingSpec:
 
 
 @pytest.mark.parametrize("name", ["H100", "", "a/b", "../x"])
-def test_a_measured_device_has_a_name_of_its_own(spec: RingSpec, name: str, tmp_path: Path) -> None:
+def test_a_measured_device_has_a_name_of_its_own(spec: RingSpec, name: str) -> None:
     with pytest.raises(SpecError, match="is no name for a measured device"):
-        measured(spec, Storage(spec.storage), name, 2, str(tmp_path))
+        calibrate(spec, Storage(spec.storage), name, 2)
+
+
+@pytest.mark.parametrize("num_workers", [-2, 0, 3])
+def test_workers_are_measured_in_pairs(spec: RingSpec, num_workers: int) -> None:
+    with pytest.raises(SpecError, match=f"--workers {num_workers}: they are measured in pairs"):
+        calibrate(spec, Storage(spec.storage), "here", num_workers)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(2.1, 6.0), (1.95, 6.0), (1.6, 1.6), (None, None)])
+def test_workers_that_slow_each_other_tell_how_many_cores_there_are(
+    cores: float | None, expected: float | None
+) -> None:
+    found = with_all_cores(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
+    assert found.cores == expected
 
 
 @pytest.mark.ray
 def test_the_workers_of_a_cluster_are_measured(cluster: Cluster, spec: RingSpec, tmp_path: Path) -> None:
     storage = Storage(spec.storage)
-    found = measured(spec, storage, "here", 2, str(tmp_path))
+    found = measured(spec, storage, "here", None, str(tmp_path))
     assert kept_devices(storage) == {"here": found}
     assert found.source.startswith("measured by 2 workers")
     assert found.memory_gib > 0.1
+    assert found.devices_a_node == devices_of(spec).of_a_node > 2
+    with pytest.raises(SpecError, match=r"--workers 1: .* tells nothing of messages, and there are \d+ devices"):
+        measured(spec, storage, "here", 1, str(tmp_path))

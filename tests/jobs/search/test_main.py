@@ -51,6 +51,12 @@ def test_devices_are_a_number_and_a_name(given: str, tmp_path: Path) -> None:
         parsed(given)
 
 
+def test_at_least_one_layout_is_shown(tmp_path: Path) -> None:
+    given = ["plan", str(SPECS / "language.yaml"), f"storage={tmp_path}", "--devices", "2xL4", "--top", "0"]
+    with pytest.raises(SpecError, match="--top 0: at least one layout is shown"):
+        main(given)
+
+
 def test_a_device_that_the_table_lacks_is_named_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"no device 'H10' is known\. Did you mean 'H100'\?.*tune\.device_table=FILE"):
         planned(tmp_path, "8xH10")
