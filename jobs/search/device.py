@@ -5,9 +5,10 @@ import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.errors import SpecError
 from cluster.layout import Precision
@@ -50,8 +51,8 @@ class Device(Spec):
 
     memory_gib: float = Field(gt=0)
     devices_a_node: int = Field(8, ge=1)
-    tflops: dict[Precision, float]
-    """Of matrix products, as large ones reach it."""
+    tflops: dict[Precision, Annotated[float, Field(gt=0)]]
+    """Of matrix products, as large ones reach it; a precision that is not told has the rate of fp32."""
     convolution_share: float = Field(1.0, gt=0, le=1)
     """Of that rate, which convolutions reach."""
     memory_gb_per_s: float = Field(gt=0)
@@ -69,6 +70,14 @@ class Device(Spec):
     """Of messages among so many, whatever is between them; instead of `inside` and `between`."""
     source: str
     """Where the numbers are from."""
+
+    @model_validator(mode="after")
+    def _has_single(self) -> "Device":
+        if "fp32" not in self.tflops:
+            raise ValueError(
+                f"tflops has {', '.join(self.tflops) or 'nothing'}; give fp32 too, which others fall back to"
+            )
+        return self
 
     @property
     def is_cpu(self) -> bool:
@@ -138,9 +147,11 @@ def table_of(path: str) -> dict[str, Device]:
         SpecError: it cannot be read, or breaks a rule.
     """
     try:
-        text = Path(path).expanduser().read_text()
+        text = Path(path).expanduser().read_text("utf-8")
     except OSError as error:
         raise SpecError(f"tune.device_table={path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"tune.device_table={path} is no text in UTF-8: {error.reason}; save it as such") from None
     return _read(text, path)
 
 

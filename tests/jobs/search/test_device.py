@@ -27,6 +27,12 @@ def work(*ops: tuple[str, float, float], num_views: int = 0) -> Work:
     return Work(names, np.array([op[1] for op in ops]), np.array([op[2] for op in ops]), num_views, ())
 
 
+B200 = (
+    b"devices:\n  B200:\n    memory_gib: 180\n    tflops: {fp32: 60, bf16: 1745}\n    memory_gb_per_s: 7700\n"
+    b"    inside: {latency_us: 3, gb_per_s: 700}\n    between: {latency_us: 10, gb_per_s: 40}\n    source: ours\n"
+)
+
+
 def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
     assert DEVICE.work_s(work(("mm", 1e9, 1e6)), "fp32") == pytest.approx(1e-3 + 1e-6)
     assert DEVICE.work_s(work(("mm", 1e9, 1e9)), "fp32") == pytest.approx(1e-2 + 1e-6)
@@ -80,20 +86,23 @@ def test_data_sheets_come_along_and_none_exceeds_its_peak() -> None:
 
 def test_a_user_adds_a_line(tmp_path: Path) -> None:
     table = tmp_path / "mine.yaml"
-    table.write_text(
-        "devices:\n  B200:\n    memory_gib: 180\n    tflops: {fp32: 60, bf16: 1745}\n    memory_gb_per_s: 7700\n"
-        "    inside: {latency_us: 3, gb_per_s: 700}\n    between: {latency_us: 10, gb_per_s: 40}\n    source: ours\n"
-    )
+    table.write_bytes(B200)
     assert table_of(str(table))["B200"].tflops["bf16"] == 1745
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "tune.device_table=.* cannot be read"), ("devices: {B200: {memory_gib: 0}}", "B200.memory_gib")],
+    [
+        (None, "tune.device_table=.* cannot be read"),
+        (b"devices: {B200: {memory_gib: 0}}", "B200.memory_gib"),
+        (B200.replace(b"fp32: 60, ", b""), r"B200: tflops has bf16; give fp32 too"),
+        (B200.replace(b"bf16: 1745", b"bf16: 0"), r"B200.tflops.bf16: .* greater than 0"),
+        (B200.replace(b"ours", b"\xe9"), r"tune.device_table=.* is no text in UTF-8"),
+    ],
 )
-def test_a_table_that_is_wrong_says_where(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_table_that_is_wrong_says_where(tmp_path: Path, content: bytes | None, message: str) -> None:
     table = tmp_path / "mine.yaml"
     if content:
-        table.write_text(content)
+        table.write_bytes(content)
     with pytest.raises(SpecError, match=message):
         table_of(str(table))
