@@ -86,4 +86,4 @@ def test_bounds_are_below_what_the_walk_finds(layout: dict[str, Any]) -> None:
 def test_gloo_copies_what_is_gathered() -> None:
     layout = Layout(shard=2)
     stretches = model_of("wide").stretches(layout, BATCH_SIZE // 2)
-    assert memory_of(layout, stretches, adamw, True).total >= memory_of(layout, stretches, adamw, False).total
+    assert memory_of(layout, stretches, adamw, True).total > memory_of(layout, stretches, adamw, False).total

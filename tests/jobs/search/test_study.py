@@ -71,7 +71,7 @@ def draw(study: optuna.Study, known: list[Trial]) -> Trial:
 
 def test_a_search_that_goes_on_draws_what_it_would_have_drawn() -> None:
     undisturbed = loaded([], [], sampler_of(1, []))
-    expected = [draw(undisturbed, []) for _ in range(24)]  # TPE goes by what is known from the tenth on
+    expected = [draw(undisturbed, []) for _ in range(24)]  # TPE goes by what is known from the sixth on
     for stop in (1, 12, 20):
         known = expected[:stop]
         study = loaded(known, [], sampler_of(1, known))
