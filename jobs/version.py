@@ -142,7 +142,7 @@ inputs with the outputs expected of any server.
 def _held_out(spec: RingSpec) -> str:
     """Which rows test."""
     split = spec.prepare.split
-    if split.by == "hash":
-        return f"{100 * split.test:g} % of all rows, chosen by a hash of {', '.join(event_keys(spec.workload))}"
+    if split.by != "time":
+        return f"{100 * split.test:g} % of all rows, chosen by {split.told(event_keys(spec.workload))}"
     order = f"each {split.within}'s rows" if split.within else "all rows"
     return f"the latest {100 * split.test:g} % of {order} by time"

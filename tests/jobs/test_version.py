@@ -3,6 +3,7 @@ import pickle
 import pickletools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from sklearn.metrics import root_mean_squared_error
 
 from cluster.registry import Registry
+from cluster.spec import with_values
 from cluster.storage import Storage
 from jobs import version
 from jobs.spec import RingSpec
+from jobs.version import _held_out
 from jobs.workloads import WORKLOADS, language, recommender
 from jobs.workloads.recommender import Recommender
 from tests.jobs.workloads import prepared as timeless
@@ -154,6 +157,18 @@ def test_the_model_card_shows_each_metric_beside_the_baselines(folder: Path, pre
     assert f"| rmse | {scores['test']['rmse']:.4f} | - | {mean_rating:.4f} |" in card
     assert f"On {prepared.test.num_rows} held-out test rows: the latest 10 % of each user_id's rows by time." in card
     assert f"trained by Rayline on {prepared.train.table.num_rows} rows" in card
+
+
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        ({"by": "hash", "test": 0.2}, "20 % of all rows, chosen by a hash of user_id, item_id"),
+        ({"by": "group", "column": "user_id"}, "10 % of all rows, chosen by a hash of user_id"),
+        ({"by": "time"}, "the latest 10 % of all rows by time"),
+    ],
+)
+def test_the_model_card_says_which_rows_test(split: dict[str, Any], told: str) -> None:
+    assert _held_out(with_values(SPEC, {"prepare.split": split})) == told
 
 
 def test_a_model_without_genres_is_written_and_read(tmp_path: Path) -> None:
