@@ -66,7 +66,7 @@ MovieLens (100,004 ratings, 671 users, 9,066 films), `jobs/specs/recommender.yam
 {platform.machine()} with Python {platform.python_version()}. Held out: the latest 10 % by time.
 Baselines: popularity for the rankings (higher is better), the training mean for RMSE (lower is better).
 After one moment only the few users count that training knew, so those rankings vary much from seed to seed.
-Made by `python benchmarks/recommender_quality.py`.
+Made by `python benchmarks/recommender_quality.py --seeds {seeds}`.
 
 {table}
 """

@@ -149,7 +149,8 @@ class Watch:
                     epoch.step,
                     f"{name} on the validation rows is {value:.4f} after epoch {epoch.epoch}, too good for most data",
                     "A column may hold the label, or rows may be on both sides of the split: python -m jobs.prepare "
-                    "report SPEC lists columns that tell it, prepare.split.within keeps a group's rows together",
+                    "report SPEC lists columns that tell it, prepare.split={by: group, column: X} keeps the rows of "
+                    "each X together",
                 )
         return None
 

@@ -1,4 +1,4 @@
-"""export: a published version of `language` or `text` -> a folder that Hugging Face's `transformers` loads.
+"""export: a published version of `language`, `text` or `tagging` -> a folder that Hugging Face's `transformers` loads.
 
     python -m jobs.export jobs/specs/language.yaml FOLDER
     python -m jobs.export STORAGE/models/language/VERSION FOLDER

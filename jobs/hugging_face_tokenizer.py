@@ -1,4 +1,4 @@
-"""The tokens of a `language` or `text` model as the `tokenizer.json` that Hugging Face's libraries read."""
+"""The tokens of a `language`, `text` or `tagging` model as the `tokenizer.json` that Hugging Face's libraries read."""
 
 import json
 from collections.abc import Sequence

@@ -168,8 +168,8 @@ def raw_files(storage: Storage, path: str) -> list[tuple[str, int, int]]:
     """
     if not storage.exists(path):
         raise DataError(
-            f"raw data '{path}' does not exist in '{storage.uri}'; put CSV, JSON lines or Parquet files there, "
-            "or name another place: raw.events.path=..., raw.items.path=..., storage=..."
+            f"raw data '{path}' does not exist in '{storage.uri}'; put files there (CSV, JSON lines, Parquet and "
+            "others), or name another place: raw.events.path=..., raw.items.path=..., storage=..."
         )
     files = [(str(info.path), int(info.size), int(info.mtime_ns or 0)) for info in storage.files(path)]
     if not any(size for _, size, _ in files):

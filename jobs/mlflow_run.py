@@ -100,7 +100,7 @@ def client(uri: str) -> "MlflowClient":
         from mlflow.tracking import MlflowClient  # of the extra, and takes seconds
     except ImportError:
         raise SpecError(
-            f"train.mlflow={uri} needs the extra: pip install 'rayline[mlflow]', on every node; or leave it out"
+            f"train.mlflow={uri} needs the extra: pip install '.[mlflow]', on every node; or leave it out"
         ) from None
     return MlflowClient(uri)
 

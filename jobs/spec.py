@@ -24,7 +24,7 @@ from jobs.workloads import WORKLOADS, WorkloadSpec, event_keys
 
 
 class SourceSpec(Spec):
-    """One table of raw data: a folder (or file) below the storage, every file of it CSV, JSON lines or Parquet."""
+    """One table of raw data: a folder (or file) below the storage, every file of it of a format that is read."""
 
     path: str
     """Relative to the storage."""
@@ -103,7 +103,7 @@ class StartSpec(Spec):
     checkpoint: str | None = None
     """The folder of a run, `checkpoints/NAME/KEY`, of which the best one is taken, or of one of its steps."""
     folder: str | None = None
-    """The path or URI of a Hugging Face folder, which every worker has to reach; of `language` alone."""
+    """The path or URI of a Hugging Face folder, which every worker has to reach; not of all workloads."""
     leave_out: tuple[str, ...] = ()
     """Names of weights, as fnmatch patterns, that are drawn at random nonetheless: `head.*` for other classes."""
 

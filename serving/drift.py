@@ -38,11 +38,11 @@ class ColumnDrift(BaseModel):
 
     column: str
     index: float
-    """The population stability index; 0 where nothing has changed, above 0.25 where much has."""
+    """The population stability index; 0 where nothing has changed, 0.25 and more where much has."""
     p_value: float | None
     """Of a category, by the chi-square test: how likely such counts are if nothing has changed."""
     is_clear: bool
-    """Whether the index is above 0.25."""
+    """Whether the index is 0.25 or more."""
     parts: list[str]
     training: list[float]
     """Share of each part."""

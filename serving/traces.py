@@ -32,7 +32,7 @@ def send_to(collector: str, application: str) -> None:
         # only those who trace need it
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise SpecError(f"serving.traces='{collector}' needs {error.name}: pip install 'rayline[traces]'") from None
+        raise SpecError(f"serving.traces='{collector}' needs {error.name}: pip install '.[traces]'") from None
     global _is_on
     _is_on = True
     provider = TracerProvider(resource=Resource.create({"service.name": application}))

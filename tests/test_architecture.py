@@ -41,7 +41,7 @@ MAY_IMPORT_BESIDES = {
     "jobs.pipeline": {*(f"jobs.{stage}" for stage in STAGES), "serving.app"},
 }
 WITHOUT_RAY = ("cluster", "jobs.features", "jobs.workloads")
-WITH_RAY_NONETHELESS = ("cluster.lifecycle", "cluster.reservation", "cluster.scaling", "cluster.submit")
+WITH_RAY_NONETHELESS = ("cluster.lifecycle", "cluster.reservation", "cluster.scaling")
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

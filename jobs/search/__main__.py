@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     planning = commands.add_parser("plan", help="rank the layouts of some devices, without any")
     planning.add_argument("--devices", required=True, metavar="8xH100", help="how many of which")
     planning.add_argument("--top", type=int, default=12, help="how many of those that fit are shown")
-    measuring = commands.add_parser("calibrate", help="measure the devices of the cluster, for a minute")
+    measuring = commands.add_parser("calibrate", help="measure the devices of the cluster, for some seconds")
     measuring.add_argument("--workers", type=int, help="devices that are measured, all at once; 2 where there are two")
     measuring.add_argument("--name", default=MEASURED, help="what `--devices` calls them then")
     reporting = commands.add_parser("report", help="make a page of a search")

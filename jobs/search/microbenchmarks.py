@@ -1,4 +1,4 @@
-"""What a device of this cluster does, measured: a minute of small work on every worker of a process group.
+"""What a device of this cluster does, measured: some seconds of small work on every worker of a process group.
 
 No model is trained: matrix products, convolutions, sums, messages of several sizes in groups of several sizes, and what
 torch's own parallel modules cost when there is next to nothing in them.

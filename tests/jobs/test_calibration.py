@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import SpecError
 from cluster.lifecycle import Cluster
 from cluster.storage import Storage
-from jobs.calibration import calibrate, measured, with_all_cores
+from jobs.calibration import calibrate, measured, with_processors
 from jobs.devices import Devices, devices_of
 from jobs.known_devices import kept_devices
 from jobs.spec import RingSpec, load_ring
@@ -31,10 +31,10 @@ def test_workers_are_measured_in_pairs(spec: RingSpec, num_workers: int) -> None
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(2.1, 6.0), (1.95, 6.0), (1.6, 1.6), (None, None)])
-def test_workers_that_slow_each_other_tell_how_many_cores_there_are(
+def test_workers_that_slow_each_other_tell_how_many_processors_there_are(
     cores: float | None, expected: float | None
 ) -> None:
-    found = with_all_cores(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
+    found = with_processors(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
     assert found.cores == expected
 
 

@@ -159,7 +159,7 @@ def test_a_server_that_goes_away_ends_no_training(capsys: pytest.CaptureFixture[
 
 def test_a_missing_extra_is_named(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
-    with pytest.raises(SpecError, match=r"pip install 'rayline\[mlflow\]'"), mlflow_run(spec_of(ring, "http://a"), "k"):
+    with pytest.raises(SpecError, match=r"pip install '\.\[mlflow\]'"), mlflow_run(spec_of(ring, "http://a"), "k"):
         raise AssertionError("nothing is to be trained")
 
 

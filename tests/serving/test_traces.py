@@ -84,4 +84,4 @@ def test_without_the_package_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "serving.traces='http://collector:4318' needs opentelemetry." in done.stderr
-    assert "pip install 'rayline[traces]'" in done.stderr
+    assert "pip install '.[traces]'" in done.stderr
