@@ -6,6 +6,8 @@ from cluster.storage import Storage
 from jobs.check_points import check_points
 from jobs.lineage import prepared_folder
 from jobs.spec import RingSpec
+from jobs.teacher import Teacher
+from jobs.version import Version
 from tests.jobs.test_start import ring as ring
 from tests.jobs.test_start import started
 
@@ -37,9 +39,34 @@ def test_what_cannot_begin_is_said_with_the_value(
         checked(ring, started(spec, model="before", version="champion"), named)
 
 
-def test_an_alias_in_the_space_is_refused_with_the_version(ring: tuple[RingSpec, Storage, str]) -> None:
+@pytest.mark.parametrize("section", ["start", "distill"])
+@pytest.mark.parametrize("own", ["NAME", "champion"])
+def test_an_alias_in_the_space_is_refused_with_the_version(
+    ring: tuple[RingSpec, Storage, str], section: str, own: str
+) -> None:
     spec, _, name = ring
-    own = started(spec, model="before", version=name)
-    message = f"train.start.version=champion is an alias, .* give the version: {name}"
+    of = with_values(spec, {f"train.{section}": {"model": "before", "version": name if own == "NAME" else own}})
+    message = f"train.{section}.version=champion is an alias, .* give the version: {name}"
     with pytest.raises(SpecError, match=message):
-        checked(ring, own, {"train.start.version": [name, "champion"]})
+        checked(ring, of, {f"train.{section}.version": [name, "champion"]})
+    with pytest.raises(SpecError, match=message):
+        checked(ring, with_values(of, {f"train.{section}.version": "champion"}), {f"train.{section}.model": ["before"]})
+
+
+def test_how_much_is_learned_from_an_alias_can_be_searched_and_the_teacher_is_not_read_again(
+    ring: tuple[RingSpec, Storage, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    read_of = Teacher.read
+
+    def counted(teacher: Teacher) -> Version:
+        read.append(teacher.version)
+        return read_of(teacher)
+
+    monkeypatch.setattr(Teacher, "read", counted)
+    spec, _, name = ring
+    taught = with_values(spec, {"train.distill": {"model": "before", "version": "champion"}})
+    checked(ring, taught, {"train.batch_size": {"low": 8, "high": 64, "integer": True}})
+    assert read == []
+    checked(ring, taught, {"train.distill.share": [0.3, 0.7], "train.optimizer.learning_rate": [0.1, 0.2]})
+    assert read == [name] * 2
