@@ -43,10 +43,16 @@ def candidates(
                 refused.append(Refused(layout, reason))
             else:
                 legal.append(layout)
-    if not legal:
+    if not legal and not refused:
         raise SpecError(
             f"tune.layouts=all: there is no layout for the {num_devices} devices at hand; give a smaller "
             "placement.cpus_per_worker or placement.gpus_per_worker, or add nodes"
+        )
+    if not legal:
+        first = refused[0]
+        raise SpecError(
+            f"tune.layouts=all: none of {len(refused)} layouts of {num_devices} devices, or a divisor of them, can be "
+            f"trained on; the first, {first.layout.line()}: {first.reason}"
         )
     return legal, refused
 

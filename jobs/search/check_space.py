@@ -13,6 +13,7 @@ SEARCHED = ("workload.", "train.", PRECISION)
 NOT_SEARCHED = {
     "train.num_epochs": "tune.num_epochs says how long a trial is",
     "train.early_stopping": "it says which trial is the best",
+    "train.elastic": "trials are not elastic",
 }
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from cluster.errors import SpecError
 from cluster.layout import Layout
+from cluster.spec import with_values
+from jobs.elastic import check_bounds
 from jobs.fit import check
 from jobs.search.candidates import candidates, check_listed, chosen, gangs
 from jobs.search.layouts import legal_layouts
@@ -71,6 +73,21 @@ def test_a_layout_that_another_section_forbids_is_none() -> None:
     legal, refused = candidates(spec_of("language", "tune.layouts=all", "train.freeze=[layer0.*]"), 2, 2, check)
     assert all(layout.pipeline == 1 for layout in legal)
     assert any("one whose weights are all frozen has none" in each.reason for each in refused)
+
+
+def test_layouts_out_of_the_bounds_of_an_elastic_run_are_none() -> None:
+    def bounded(spec: RingSpec) -> None:
+        check(spec)
+        check_bounds(spec)
+
+    spec = spec_of("language", "tune.layouts=all", "train.elastic={min_workers: 2, max_workers: 4}")
+    legal, refused = candidates(spec, 8, 8, bounded)
+    assert {layout.num_workers for layout in legal} == {2, 4}
+    reasons = {each.layout.num_workers: each.reason for each in refused if "train.elastic" in each.reason}
+    assert reasons.keys() == {1, 8}
+    assert "has 8 workers, which is not between min_workers=2 and max_workers=4" in reasons[8]
+    with pytest.raises(SpecError, match=r"none of \d+ layouts of 5 devices.* can be trained on; .* has 1 workers"):
+        candidates(with_values(spec, {"train.elastic.max_workers": 3}), 5, 5, bounded)
 
 
 def test_where_there_is_no_device_it_is_told() -> None:

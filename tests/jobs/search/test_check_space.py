@@ -21,6 +21,7 @@ def spec(space: str) -> RingSpec:
     [
         ("{}", "tune.space is empty but tune.num_trials is not 0"),
         ("{train.batch_size: {choices: []}}", "tune.space.train.batch_size lists no value"),
+        ("{train.elastic.max_workers: [1, 8]}", "train.elastic cannot be searched, trials are not elastic"),
         ("{workload.label_smoothing: [0.1]}", "unknown key 'workload.label_smoothing'"),
         (f"{{{MOMENTUM}: {{choices: [0.1], when: {{train.schedule: []}}}}}}", "lists no value, so the key is never"),
         (
