@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from cluster.layout import Layout
+from cluster.spec import with_values
 from cluster.storage import Storage
 from jobs import examples, layout_forecast, prepare
 from jobs.features.transform import Transform
@@ -97,3 +98,12 @@ def test_the_model_is_built_once_for_specs_that_share_it_and_nothing_is_looked_u
     )
     assert len(built) == 2
     assert wider.memory_bytes > first.memory_bytes > other.memory_bytes  # type: ignore[operator]
+
+
+def test_specs_that_train_other_weights_do_not_share_a_model(tmp_path: Path) -> None:
+    spec = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}"])
+    rank = ByForecast(Storage(spec.storage), device(4))
+    whole, frozen, again = (
+        rank(with_values(spec, {"train.freeze": patterns}), [Layout()]).fits[0] for patterns in ([], ["layer*"], [])
+    )
+    assert frozen.memory_bytes < whole.memory_bytes == again.memory_bytes  # type: ignore[operator]
