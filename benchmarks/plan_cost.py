@@ -1,4 +1,4 @@
-"""What it takes to plan Llama 3.1 70B on 64 H100 on this machine: every layout ranked, from the start of the command on.
+"""What it takes to plan Llama 3.1 70B on 64 H100 on this machine: every layout ranked, by the command itself.
 
     python -m benchmarks.plan_cost [--repeats 3]
 

@@ -5,6 +5,7 @@ devices/<name>.yaml
 
 import os
 import re
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,15 +16,16 @@ import torch
 from cluster.errors import SpecError
 from cluster.layout import Layout
 from cluster.lifecycle import connected
-from cluster.reservation import PlacedTrainer, check_room
+from cluster.placement import Node
+from cluster.reservation import PlacedTrainer, check_room, inventory
 from cluster.spec import dump
 from cluster.storage import Storage
-from jobs.devices import Devices, devices_of
+from jobs.devices import Devices, counted
 from jobs.known_devices import kept_devices
 from jobs.search.device import Device, shipped
 from jobs.search.microbenchmarks import measured_device
 from jobs.spec import RingSpec
-from jobs.worker_group import num_gpus, run_on_workers, workers_of
+from jobs.worker_group import Workers, num_gpus, run_on_workers, workers_of
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
@@ -55,7 +57,8 @@ def measured(spec: RingSpec, storage: Storage, name: str, num_workers: int | Non
         SpecError: one worker would be measured where there are more.
         InfeasibleError: there is no room for so many workers.
     """
-    devices = devices_of(spec)
+    nodes = inventory()
+    devices = counted(spec, nodes)
     num_workers = num_workers or min(2, max(devices.number, 1))
     if num_workers == 1 < devices.number:
         raise SpecError(
@@ -64,7 +67,8 @@ def measured(spec: RingSpec, storage: Storage, name: str, num_workers: int | Non
         )
     workers = workers_of(spec, Layout(replicate=num_workers), num_gpus())
     check_room(workers.layout, workers.demand)
-    settings = {"storage": storage.uri, "name": name, "on_gpu": workers.on_gpu, "devices": devices}
+    standing_on = devices_like(workers, spec, nodes)
+    settings = {"storage": storage.uri, "name": name, "on_gpu": workers.on_gpu, "devices": standing_on}
     run_on_workers(
         workers,
         PlacedTrainer,
@@ -75,6 +79,12 @@ def measured(spec: RingSpec, storage: Storage, name: str, num_workers: int | Non
         train=spec.train.model_copy(update={"max_failures": 0}),
     )
     return kept_devices(storage)[name]
+
+
+def devices_like(workers: Workers, spec: RingSpec, nodes: Sequence[Node]) -> Devices:
+    """Those that the workers stand on: with `train.device=auto`, more workers than there are GPUs take CPUs."""
+    train = spec.train.model_copy(update={"device": "gpu" if workers.on_gpu else "cpu"})
+    return counted(spec.model_copy(update={"train": train}), nodes)
 
 
 def measure_on_worker(settings: dict[str, Any]) -> None:

@@ -3,12 +3,15 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import SpecError
+from cluster.layout import Layout
 from cluster.lifecycle import Cluster
+from cluster.placement import Node
 from cluster.storage import Storage
-from jobs.calibration import calibrate, measured, with_processors
+from jobs.calibration import calibrate, devices_like, measured, with_processors
 from jobs.devices import Devices, devices_of
 from jobs.known_devices import kept_devices
 from jobs.spec import RingSpec, load_ring
+from jobs.worker_group import workers_of
 from tests.jobs.search.test_forecast import device
 from tests.jobs.search.test_layouts import SPECS
 
@@ -30,8 +33,26 @@ def test_workers_are_measured_in_pairs(spec: RingSpec, num_workers: int) -> None
         calibrate(spec, Storage(spec.storage), "here", num_workers)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "num_workers", "expected"),
+    [
+        ([], 1, Devices(1, 1)),
+        ([], 2, Devices(16, 16)),
+        (["placement.gpus_per_worker=2"], 2, Devices(16, 16)),
+        (["train.device=cpu"], 2, Devices(16, 16)),
+    ],
+)
+def test_devices_are_counted_of_the_kind_that_is_measured(
+    overrides: list[str], num_workers: int, expected: Devices, tmp_path: Path
+) -> None:
+    given = load_ring(SPECS / "language.yaml", [f"storage={tmp_path}", *overrides])
+    nodes = [Node("a", {"CPU": 16.0, "GPU": 1.0}, {}, "L4")]
+    workers = workers_of(given, Layout(replicate=num_workers), 1.0)
+    assert devices_like(workers, given, nodes) == expected
+
+
 @pytest.mark.parametrize(("cores", "expected"), [(2.1, 6.0), (1.95, 6.0), (1.6, 1.6), (None, None)])
-def test_workers_that_slow_each_other_tell_how_many_processors_there_are(
+def test_workers_that_slow_their_peers_tell_how_many_processors_there_are(
     cores: float | None, expected: float | None
 ) -> None:
     found = with_processors(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
