@@ -96,12 +96,12 @@ def measure_on_worker(settings: dict[str, Any]) -> None:
     else:
         memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / devices.of_a_node
     found = measured_device(device, devices.of_a_node, memory_gib)
-    found = with_processors(found, context.get_world_size(), devices)
+    found = with_all_cpus(found, context.get_world_size(), devices)
     if context.get_world_rank() == 0:
         Storage(settings["storage"]).write(f"devices/{settings['name']}.yaml", dump(found).encode())
 
 
-def with_processors(found: Device, num_workers: int, devices: Devices) -> Device:
+def with_all_cpus(found: Device, num_workers: int, devices: Devices) -> Device:
     """The device with the processors of the whole cluster: those that do not slow each other saw only theirs."""
     if found.cores is None or num_workers / found.cores > UNSLOWED:
         return found

@@ -7,7 +7,7 @@ from cluster.layout import Layout
 from cluster.lifecycle import Cluster
 from cluster.placement import Node
 from cluster.storage import Storage
-from jobs.calibration import calibrate, devices_like, measured, with_processors
+from jobs.calibration import calibrate, devices_like, measured, with_all_cpus
 from jobs.devices import Devices, devices_of
 from jobs.known_devices import kept_devices
 from jobs.spec import RingSpec, load_ring
@@ -52,10 +52,10 @@ def test_devices_are_counted_of_the_kind_that_is_measured(
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(2.1, 6.0), (1.95, 6.0), (1.6, 1.6), (None, None)])
-def test_workers_that_slow_their_peers_tell_how_many_processors_there_are(
+def test_workers_that_slow_their_peers_tell_how_many_compute_at_a_time(
     cores: float | None, expected: float | None
 ) -> None:
-    found = with_processors(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
+    found = with_all_cpus(device(4).model_copy(update={"cores": cores}), 2, Devices(6, 6))
     assert found.cores == expected
 
 
