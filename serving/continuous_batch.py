@@ -124,7 +124,13 @@ class ContinuousBatch:
 
     def _draw(self, logits: Tensor, texts: Sequence[_Text]) -> None:
         for text, row in zip(texts, self._allowed(logits), strict=True):
-            text.last = text.sampler.draw(row)
+            try:
+                text.last = text.sampler.draw(row)
+            except Exception as error:  # the others' rows are their own
+                log.exception("a text's next token cannot be drawn")
+                text.tell(error)
+                text.is_left = True
+                continue
             text.num_left -= 1
             text.tell(text.last)
 

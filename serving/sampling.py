@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LOWEST_TEMPERATURE = 1e-5
+"""Above 0; a logit divided by less could be more than float32 holds."""
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn, in OpenAI's terms."""
 
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the likeliest token."""
+    """Logits are divided by it, or by `LOWEST_TEMPERATURE` where it is less; 0 takes the likeliest token."""
     top_p: float = 1.0
     """Only the likeliest tokens that together are this likely are drawn from (Holtzman et al., 2020)."""
     frequency_penalty: float = 0.0
@@ -56,17 +59,19 @@ class Sampler:
     def _drawn_from(self, logits: Tensor) -> int:
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        probability = (logits / self._sampling.temperature).softmax(0)
+        temperature = max(self._sampling.temperature, LOWEST_TEMPERATURE)
+        probability = ((logits - logits.max()) / temperature).softmax(0)
         if self._sampling.top_p < 1:
             probability = _nucleus(probability, self._sampling.top_p)
         return int(torch.multinomial(probability, 1, generator=self._chance))
 
 
 def _nucleus(probability: Tensor, top_p: float) -> Tensor:
-    """The probabilities of the fewest tokens that have `top_p` of it together, 0 for the others."""
+    """The probabilities of the fewest tokens, one at least, that have `top_p` of it together, 0 for the others."""
     ordered, tokens = probability.sort(descending=True, stable=True)
     before = ordered.cumsum(0) - ordered
     kept = torch.where(before < top_p, ordered, 0.0)
+    kept[0] = ordered[0]  # a `top_p` that float32 rounds to 0 keeps none
     return torch.zeros_like(probability).index_copy(0, tokens, kept)
 
 

@@ -1,4 +1,4 @@
-"""Texts together and alone, with a real model; only the fault of the last test is planted."""
+"""Texts together and alone, with a real model; only the faults of the last tests are planted."""
 
 import asyncio
 from collections.abc import Iterator
@@ -101,3 +101,32 @@ def test_a_failed_step_is_told_to_those_in_it_and_the_next_ones_go_well(
         with pytest.raises(ZeroDivisionError):
             asyncio.run(text(batch, 1))
     assert asyncio.run(text(batch, 1)) == fine
+
+
+@pytest.mark.parametrize("num_drawn", [0, 3])
+def test_a_text_that_cannot_be_drawn_ends_alone(batch: ContinuousBatch, num_drawn: int) -> None:
+    class Broken(Sampler):
+        def draw(self, logits: Tensor) -> int:
+            if self._drawn.total() == num_drawn:
+                raise ArithmeticError("no chance")
+            return super().draw(logits)
+
+    found: list[int] = []
+
+    async def broken() -> None:
+        async for token in batch.tokens([START, 7], NUM_TOKENS, Broken(Sampling())):
+            found.append(token)
+
+    async def others() -> list[list[int]]:
+        """Two beside it, and one in its place."""
+        ended = asyncio.create_task(broken())
+        texts = await asyncio.gather(*(text(batch, number) for number in (1, 2, 3)))
+        with pytest.raises(ArithmeticError, match="no chance"):
+            await ended
+        return list(texts)
+
+    async def alone() -> list[list[int]]:
+        return [await text(batch, number) for number in (1, 2, 3)]
+
+    assert asyncio.run(others()) == asyncio.run(alone())
+    assert len(found) == num_drawn

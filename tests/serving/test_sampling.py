@@ -30,6 +30,13 @@ def test_a_low_temperature_sharpens_and_0_takes_the_likeliest() -> None:
     assert drawn(Sampling(temperature=0), times=20) == [0, 1, 0, 0]
 
 
+@pytest.mark.parametrize("sampling", [Sampling(temperature=1e-40), Sampling(temperature=1e-320), Sampling(top_p=1e-50)])
+def test_what_is_hardly_above_0_takes_the_likeliest_too(sampling: Sampling) -> None:
+    """1e-40 made infinities of logits, and float32 has no 1e-50."""
+    assert drawn(sampling, times=20) == [0, 1, 0, 0]
+    assert drawn(sampling, LOGITS * 1000, times=20) == [0, 1, 0, 0]
+
+
 @pytest.mark.parametrize(("top_p", "kept"), [(0.5, [1]), (0.66, [1]), (0.67, [0, 1]), (0.9, [0, 1]), (0.92, [0, 1, 3])])
 def test_only_the_fewest_tokens_that_are_so_likely_together_are_drawn(top_p: float, kept: list[int]) -> None:
     """Their shares are 0.665, 0.245 and 0.090."""
