@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import DataError, nearest
-from jobs.features.values import ColumnKind, plain, shown, typed
+from jobs.features.values import MAX_PIXELS, ColumnKind, plain, shown, typed
 from jobs.features.words import word_starts
 
 REASON = "reason"
@@ -104,7 +104,7 @@ RULES: dict[ColumnKind, str] = {
     "text": "text",
     "labels": "list of labels",
     "numbers": "list of numbers",
-    "image": "image that can be decoded",
+    "image": f"image of {MAX_PIXELS:,} pixels at most that can be decoded",
 }
 """What a message says a value is not."""
 

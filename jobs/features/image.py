@@ -65,15 +65,18 @@ class Image(Step):
         return put(table, self.output, pa.ListArray.from_arrays(offsets, pa.array(flat), mask=mask))
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A list of numbers; None where there is no image, or one that cannot be decoded."""
+        """A list of numbers; None where there is no image, or text that is none. Bytes are of a column that was typed,
+        as those of `apply`."""
         value = row[self.column]
-        content = None if value is None else image_bytes(value)
+        content = image_bytes(value) if isinstance(value, str) else value
         return {self.output: None if content is None else self._pixels(content).tolist()}
 
     def _pixels(self, content: bytes) -> np.ndarray:
         """[channels * height * width] float32."""
+        mode = "L" if self.channels == 1 else "RGB"
         with PillowImage.open(io.BytesIO(content)) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L" if self.channels == 1 else "RGB")
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = opened if opened.mode == mode else opened.convert(mode)  # no copy: it may be of many pixels
         size, how = (self.width, self.height), PillowImage.Resampling.BILINEAR
         if self.fit == "crop":
             image = ImageOps.fit(image, size, how)

@@ -51,7 +51,7 @@ def test_an_image_is_labelled_by_its_folder_and_a_broken_one_is_said(tmp_path: P
         png(np.zeros((2, 2), np.uint8)),
         None,
     )
-    assert bad[REASON] == "image 'b'no image'' is no image that can be decoded"
+    assert bad[REASON] == "image 'b'no image'' is no image of 67,108,864 pixels at most that can be decoded"
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -86,6 +86,13 @@ def as_png(pixels: list[int]) -> bytes:
     return file.getvalue()
 
 
+def too_large() -> bytes:
+    """An image of more pixels than are decoded as a file of a few kilobytes."""
+    file = io.BytesIO()
+    PillowImage.new("1", (8192, 8193)).save(file, "png")
+    return file.getvalue()
+
+
 def test_images_are_sent_as_files(tmp_path: Path, to: Callable[..., httpx.Response]) -> None:
     """Handwritten digits as PNG files, decoded by a step; some of the test split come back as what they show."""
     storage, given = Storage(str(tmp_path)), digits()
@@ -107,9 +114,12 @@ def test_images_are_sent_as_files(tmp_path: Path, to: Callable[..., httpx.Respon
     assert right > 100  # of ten digits
     alone = to(application, "POST", "/predict", json={"rows": sent[:1]}).json()["predictions"][0]
     assert alone["probabilities"] == pytest.approx(answer["predictions"][0]["probabilities"], abs=1e-5)
-    refused = to(application, "POST", "/predict", json={"rows": [{"file": base64.b64encode(b"no image").decode()}]})
-    assert refused.status_code == 422
-    assert refused.json()["errors"][0]["pointer"] == "#/rows/0/file"
+    for bad in (b"no image", too_large()):
+        refused = to(application, "POST", "/predict", json={"rows": [{"file": base64.b64encode(bad).decode()}]})
+        assert refused.status_code == 422
+        [fault] = refused.json()["errors"]
+        assert fault["pointer"] == "#/rows/0/file"
+        assert "is no image of 67,108,864 pixels at most that can be decoded" in fault["detail"]
 
 
 def test_what_may_be_missing_may_be_null_or_left_out(ask: Send) -> None:

@@ -1,10 +1,13 @@
+import base64
+import io
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from PIL import Image, ImageFile
 
-from jobs.features.values import ARROW_TYPES, plain, shown, typed
+from jobs.features.values import ARROW_TYPES, image_bytes, plain, shown, typed
 
 NAN, INF = float("nan"), float("inf")
 
@@ -227,3 +230,21 @@ def test_a_time_may_be_spelt_as_iso_8601_says_without_an_offset_in_utc(text: str
 @pytest.mark.parametrize("text", ["2013-02-30", "2013-13-01", "2013-01-31T25:00", "2013-01-31T10:00:61", "31.1.2013"])
 def test_a_day_or_hour_that_is_not_in_the_calendar_is_no_time(text: str) -> None:
     assert values(pa.array([text]), "time") == [None]
+
+
+def test_an_image_of_too_many_pixels_is_none_and_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few kilobytes of zeros, whatever they claim to be."""
+    most, more = zeros(8192, 8192), zeros(8192, 8193)
+    assert image_bytes(most) == most
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda image: 1 / 0)
+        assert image_bytes(more) is None
+        assert image_bytes(base64.b64encode(more).decode()) is None
+    assert values(pa.array([most, more, None]), "image") == [most, None, None]
+
+
+def zeros(width: int, height: int) -> bytes:
+    """A PNG file that is black."""
+    content = io.BytesIO()
+    Image.new("1", (width, height)).save(content, "PNG")
+    return content.getvalue()
