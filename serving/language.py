@@ -8,6 +8,7 @@ POST /v1/chat/completions  a conversation -> the assistant's next turn
 The official client finds it at `base_url=http://HOST:PORT/NAME/v1`.
 """
 
+import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -35,6 +36,7 @@ from serving.chat_format import (
     Completion,
     CompletionRequest,
     Generation,
+    Message,
     Model,
     Models,
     Said,
@@ -63,7 +65,7 @@ class _Application:
 
     async def complete(self, request: CompletionRequest) -> Completion | StreamingResponse:
         self._check_model(request)
-        prompts = [self._model.tokens_of(prompt) for prompt in request.prompts]
+        prompts = await asyncio.to_thread(self._tokens, request.prompts)
         for prompt in prompts:
             self._check_room(prompt, request.max_tokens, "prompt", "max_tokens")
         asked = self._asked(request, prompts, [request.max_tokens] * len(prompts))
@@ -82,7 +84,7 @@ class _Application:
     async def chat(self, request: ChatRequest) -> ChatCompletion | StreamingResponse:
         self._check_model(request)
         try:
-            prompt = self._model.tokens_of(prompt_of(self._chat_template, request.messages))
+            prompt = await asyncio.to_thread(self._tokens_of_chat, request.messages)
         except ValueError as error:
             raise _invalid("messages", f"The chat template refuses them: {error}") from None
         wanted = request.max_completion_tokens or request.max_tokens
@@ -103,6 +105,14 @@ class _Application:
             for text in texts
         ]
         return ChatCompletion(**told, choices=choices, usage=_usage([prompt], texts))
+
+    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """In a thread: a megabyte takes most of a second, in which the event loop would answer nobody."""
+        return [self._model.tokens_of(prompt) for prompt in prompts]
+
+    def _tokens_of_chat(self, messages: Sequence[Message]) -> list[int]:
+        """As `_tokens`, of a conversation."""
+        return self._model.tokens_of(prompt_of(self._chat_template, messages))
 
     def _asked(self, request: Generation, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]) -> list[Asked]:
         """Every text that is to be made, those of one prompt after another."""

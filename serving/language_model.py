@@ -42,7 +42,7 @@ class LanguageModel(Published):
         return [(row["prompt"], len(row["continuation"])) for row in self._content.golden.to_pylist()]
 
     def tokens_of(self, text: str) -> list[int]:
-        """The beginning of a document as tokens."""
+        """The beginning of a document as tokens; several threads may ask at the same time."""
         return encoded(self._workload, text, self._content.transform)
 
     def room_after(self, prompt: Sequence[int]) -> int:

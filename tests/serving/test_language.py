@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from cluster.storage import Storage
 from jobs.spec import CHAT_TEMPLATE, RingSpec
 from serving.app import deploy, remove, stop_if_idle
 from serving.ask import ask
+from serving.chat_template import prompt_of
 from serving.language import golden, questions, web
 from serving.language_model import LanguageModel
 from tests.serving.texts import CONTEXT_LENGTH, LINE
@@ -161,6 +163,37 @@ def test_a_conversation_that_the_template_refuses_says_why(language_model: Langu
     batch.close()
     assert answer.status_code == 422
     assert "the chat template refuses them: only one turn" in answer.json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "slow"),
+    [
+        ("completions", {"prompt": [BEGUN, BEGUN]}, "serving.language_model.LanguageModel.tokens_of"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, "serving.language.prompt_of"),
+    ],
+)
+def test_others_are_answered_while_a_prompt_is_read(
+    texts: FastAPI, path: str, asked: dict[str, Any], slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, health_is_told = threading.Event(), threading.Event()
+    at_once = LanguageModel.tokens_of if slow.endswith("tokens_of") else prompt_of
+
+    def held(*given: Any) -> Any:
+        begun.set()
+        if not health_is_told.wait(10):
+            raise TimeoutError("nobody else was answered")
+        return at_once(*given)
+
+    async def both() -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(texts), base_url="http://test") as http:
+            reading = asyncio.create_task(http.post(f"/v1/{path}", json={"model": "texts", "max_tokens": 3, **asked}))
+            await asyncio.to_thread(begun.wait, 10)
+            health = await http.get("/health")
+            health_is_told.set()
+            return health, await reading
+
+    monkeypatch.setattr(slow, held)
+    assert [answer.status_code for answer in asyncio.run(both())] == [200, 200]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,6 +70,9 @@ def test_learned_tokens_are_served_as_they_were_trained(tmp_path: Path) -> None:
     model.check_golden()
     prompt = model.tokens_of(texts.LINE)
     assert len(prompt) < len(texts.LINE.encode())
+    parts = [texts.LINE[begin:] * 200 for begin in range(len(texts.LINE))]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(model.tokens_of, parts)) == [model.tokens_of(part) for part in parts]
     stream = model.stream()
     assert "".join(stream.add(token) for token in prompt[1:]) == texts.LINE
 
