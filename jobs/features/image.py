@@ -12,7 +12,7 @@ from pydantic import Field
 
 from jobs.features.arrays import one_array
 from jobs.features.step import Step, put
-from jobs.features.values import ColumnKind, image_bytes
+from jobs.features.values import IMAGE_FORMATS, ColumnKind, image_bytes
 
 _BYTE = 255
 
@@ -74,7 +74,7 @@ class Image(Step):
     def _pixels(self, content: bytes) -> np.ndarray:
         """[channels * height * width] float32."""
         mode = "L" if self.channels == 1 else "RGB"
-        with PillowImage.open(io.BytesIO(content)) as opened:
+        with PillowImage.open(io.BytesIO(content), formats=IMAGE_FORMATS) as opened:
             ImageOps.exif_transpose(opened, in_place=True)
             image = opened if opened.mode == mode else opened.convert(mode)  # no copy: it may be of many pixels
         size, how = (self.width, self.height), PillowImage.Resampling.BILINEAR

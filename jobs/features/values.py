@@ -26,6 +26,8 @@ TEXT: frozenset[ColumnKind] = frozenset({"id", "text"})
 """Kinds that hold text."""
 MAX_PIXELS = 2**26
 """Of an image, such as 8,192 x 8,192: photos have fewer, and half a megabyte of zeros may claim to be more."""
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""As Pillow names them; it would start another program for some that it knows besides, such as EPS."""
 NUM_SHOWN = 80
 """Characters of a value that a message quotes."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -77,11 +79,11 @@ def typed(given: pa.Array, kind: ColumnKind) -> pa.Array:
 
 
 def image_bytes(value: bytes | str) -> bytes | None:
-    """An image file's content; text is base64, as JSON carries it. None where it is no image that can be decoded, or
-    has more than `MAX_PIXELS`."""
+    """An image file's content; text is base64, as JSON carries it. None where it is none of `IMAGE_FORMATS` that can
+    be decoded, or has more than `MAX_PIXELS`."""
     try:
         content = base64.b64decode(value, validate=True) if isinstance(value, str) else value
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:  # known before any pixel is decoded
                 return None
             image.load()

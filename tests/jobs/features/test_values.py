@@ -243,6 +243,15 @@ def test_an_image_of_too_many_pixels_is_none_and_is_not_decoded(monkeypatch: pyt
     assert values(pa.array([most, more, None]), "image") == [most, None, None]
 
 
+@pytest.mark.parametrize(("name", "is_read"), [("TIFF", True), ("WEBP", True), ("EPS", False), ("PPM", False)])
+def test_formats_are_those_that_are_told(name: str, is_read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow knows more; an EPS would start Ghostscript, here and in a replica that is sent one."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, name)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given, **named: pytest.fail("it was started"))
+    assert (image_bytes(content.getvalue()) is not None) is is_read
+
+
 def zeros(width: int, height: int) -> bytes:
     """A PNG file that is black."""
     content = io.BytesIO()
