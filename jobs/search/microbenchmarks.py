@@ -6,6 +6,7 @@ torch's own parallel modules cost when there is next to nothing in them.
 
 import time
 from collections.abc import Callable, Sequence
+from math import ceil
 from statistics import fmean
 from typing import Any
 
@@ -282,8 +283,8 @@ def _link(kind: Kind, group: ProcessGroup | None, size: int, device: torch.devic
 
 
 def _message(kind: Kind, group: ProcessGroup, size: int, num_bytes: int, device: torch.device) -> Callable[[], Any]:
-    whole = torch.rand(num_bytes // 4, device=device)
-    part = torch.rand(len(whole) // size, device=device)
+    part = torch.rand(ceil(num_bytes / 4 / size), device=device)
+    whole = torch.rand(len(part) * size, device=device)  # a little more where three or six have parts of it
     match kind:
         case "all_reduce":
             return lambda: dist.all_reduce(whole, group=group)
