@@ -55,6 +55,14 @@ def test_nobody_there_is_an_os_error() -> None:
         ask("http://127.0.0.1:1", Question("", "/x"))
 
 
+def test_no_proxy_of_the_environment_hears_what_is_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request._opener", None)  # else made before, from the environment of then
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert ask(address, Question("", "/x", {})) == (200, {})
+
+
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_answer_that_breaks_off_is_an_os_error(address: str, status: int) -> None:
     """As a replica's does that is killed while it answers."""
