@@ -312,14 +312,24 @@ def rollback(release: ReleaseSpec) -> str:
 
 
 def _main_before(application: Application, state: Shares) -> str:
-    others = [old.main for old in application.log.history() if old.deployed == state.deployed]
-    earlier = [name for name in [state.deployed, *others] if name != state.main]
-    if not earlier:
+    mains = main_versions(state, application.log.history())
+    if len(mains) == 1:
         raise ReleaseError(
-            f"{state.main} was deployed and is all there was; go back by the registry: python -m cluster.registry "
-            "STORAGE NAME rollback, then python -m serving.app SPEC"
+            f"{state.main} was deployed, and nothing answered before it; go back by the registry: python -m "
+            "cluster.registry STORAGE NAME rollback, then python -m serving.app SPEC"
         )
-    return earlier[-1]
+    return mains[-2]
+
+
+def main_versions(state: Shares, history: Sequence[Shares]) -> list[str]:
+    """The main version of a state last, before it those that the way back goes through, from the deployed one on.
+
+    One that came back stands where it stood: what followed it was left, and is no way back.
+    """
+    mains = [state.deployed]
+    for name in (old.main for old in history if old.deployed == state.deployed):
+        mains = [*mains[: mains.index(name)], name] if name in mains else [*mains, name]
+    return mains
 
 
 COMMANDS: dict[str, Callable[[ReleaseSpec], str]] = {

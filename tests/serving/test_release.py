@@ -36,7 +36,19 @@ from serving.app import deploy, remove, stop_if_idle
 from serving.ask import Question, ask
 from serving.classifier import Classifier
 from serving.feedback import Event, FeedbackLog, labels_of
-from serving.release import ReleaseSpec, application_of, apply, main, plan, promote, rollback, status, wanted
+from serving.release import (
+    ReleaseSpec,
+    application_of,
+    apply,
+    main,
+    main_versions,
+    plan,
+    promote,
+    rollback,
+    status,
+    wanted,
+)
+from serving.shares import Shares
 from serving.watching import PANELS, discovery_file, prometheus, write
 from tests.serving.metrics_ports import samples, total
 from tests.serving.test_app import free_port
@@ -433,6 +445,23 @@ def test_two_names_of_one_version_are_refused(loans: Any) -> None:
     )
     with pytest.raises(ReleaseError, match=rf"'{version}' is version {version}, which has a share already"):
         wanted(given, Registry(storage, spec.name))
+
+
+@pytest.mark.parametrize(
+    ("mains", "way_back"),
+    [
+        ("", "a"),
+        ("bc", "abc"),
+        ("bbcb", "ab"),  # back from c, which is not to come back
+        ("bcba", "a"),
+        ("bcbd", "abd"),
+        ("ba", "a"),
+    ],
+)
+def test_the_way_back_never_leads_to_what_was_left(mains: str, way_back: str) -> None:
+    history = [Shares(deployed="x", shares={"c": 1.0})]
+    history += [Shares(deployed="a", shares={name: 0.9, "z": 0.1}) for name in mains]
+    assert main_versions(history[-1] if mains else Shares(deployed="a", shares={"a": 1.0}), history) == list(way_back)
 
 
 def test_without_an_application_the_way_out_is_named(loans: Any, tmp_path: Path) -> None:
