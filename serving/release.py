@@ -11,7 +11,7 @@ champion; `rollback` gives the main version everything, or, where it has that an
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -223,10 +223,12 @@ def apply(release: ReleaseSpec) -> str:
 
     Raises:
         RegistryError: a version is not what was published, or answers unlike it did in training.
-        ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was.
+        ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was. Or somebody else, or
+            a guardrail, changed the release meanwhile; what they made of it stays.
     """
     with operated(release) as application:
-        (shares, shadows), state = wanted(release, application.registry), application.state()
+        (shares, shadows), before = wanted(release, application.registry), application.state()
+        state = before
         settings = {
             "salt": release.salt,
             "guardrails": release.guardrails,
@@ -238,16 +240,18 @@ def apply(release: ReleaseSpec) -> str:
         for name in shadows:
             _loaded(application, name)  # a fault of it is told here
         if untried:
-            application.change(state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}"))
+            state = state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}")
+            application.change(state)
             try:
                 for name in untried:
                     check_parity(address_of(application.ring), name, *loaded[name], headers=application.headers)
             except (ReleaseError, ClusterError, OSError) as error:
-                application.log.add(state.again(application.log.newest(state.deployed), f"refused: {error}"))
+                with suppress(ReleaseError):  # what somebody else made of it meanwhile holds
+                    application.log.add(before.again(state, f"refused: {error}"))
                 raise
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         told += "".join(f", {name} as a shadow" for name in shadows)
-        application.change(application.state().next(shares, told).model_copy(update=settings))
+        application.change(state.next(shares, told).model_copy(update=settings))
         return f"release: {told}"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,9 +96,8 @@ class Running:
         return {unit: self.ask(unit)[1] for unit in units}
 
 
-@pytest.fixture(scope="module")
-def running(cluster: Any, loans: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("released")
+def two_versions(loans: Any, root: Path) -> Running:
+    """Versions of an application that does not run yet."""
     given, spec, old = loans
     shutil.copytree(given.path("models"), root / "models")
     storage = Storage(str(root))
@@ -106,15 +106,35 @@ def running(cluster: Any, loans: Any, tmp_path_factory: pytest.TempPathFactory) 
     registry.promote(old, "old")
     registry.promote(new, "new")
     serving = spec.serving.model_copy(update={"port": free_port(), "num_replicas": 2})
-    spec = spec.model_copy(update={"serving": serving, "storage": storage.uri})
-    (root / "loans.yaml").write_text(dump(spec))
+    (root / "loans.yaml").write_text(dump(spec.model_copy(update={"serving": serving, "storage": storage.uri})))
     release = root / "release.yaml"
     release.write_text(f"spec: {root / 'loans.yaml'}\nversions: [{{version: old, share: 1.0}}]\n")
+    return Running("", storage, release, registry, old, new)
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Any, loans: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    found = two_versions(loans, tmp_path_factory.mktemp("released"))
+    spec = application_of(found.release()).ring
     try:
-        yield Running(deploy(spec, storage), storage, release, registry, old, new)
+        yield replace(found, address=deploy(spec, found.storage))
     finally:
         remove(spec.name)
         stop_if_idle()
+
+
+@pytest.fixture
+def imitated(loans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """Two replicas that have each state at once, of which only what they tell of themselves is there."""
+    found, turn = two_versions(loans, tmp_path), itertools.cycle("ab")
+
+    def asked(address: str, question: Question, **given: Any) -> tuple[int, Any]:
+        log = application_of(found.release()).log
+        release = {"deployed": found.old, "number": log.newest(found.old).number}
+        return 200, {"replica": next(turn), "release": release, "refused": {}}
+
+    monkeypatch.setattr("serving.release.ask", asked)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -445,6 +465,27 @@ def test_two_names_of_one_version_are_refused(loans: Any) -> None:
     )
     with pytest.raises(ReleaseError, match=rf"'{version}' is version {version}, which has a share already"):
         wanted(given, Registry(storage, spec.name))
+
+
+@pytest.mark.parametrize("differs", [False, True], ids=["passes", "differs"])
+def test_what_others_changed_while_answers_were_compared_holds_and_the_second_one_is_told(
+    imitated: Running, monkeypatch: pytest.MonkeyPatch, differs: bool
+) -> None:
+    log = application_of(imitated.release()).log
+
+    def meanwhile(*given: Any, **more: Any) -> None:
+        rollback(imitated.release())
+        if differs:
+            raise ReleaseError("it answers otherwise")
+
+    monkeypatch.setattr("serving.release.check_parity", meanwhile)
+    with pytest.raises(ReleaseError, match="it answers otherwise" if differs else "release 2 .* made meanwhile by"):
+        apply(imitated.shared(0.5))
+    assert log.newest(imitated.old).shares == {imitated.old: 1.0}
+    assert [state.why.partition(" ")[0] for state in log.history()] == ["try", "rolled"]
+    monkeypatch.setattr("serving.release.check_parity", lambda *given, **more: None)
+    apply(imitated.shared(0.5))
+    assert log.newest(imitated.old).shares == {imitated.old: 0.5, imitated.new: 0.5}
 
 
 @pytest.mark.parametrize(
