@@ -31,7 +31,7 @@ from cluster.reservation import inventory
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
-from serving.ask import Question, ask
+from serving.ask import Question, answers_expected, ask
 from serving.edge import edge, why_taken
 from serving.keys import operator_headers
 from serving.limiter import end_limits
@@ -267,7 +267,8 @@ def _show(spec: RingSpec, address: str, example: Question) -> None:
 
 def _ask_all(address: str, questions: Sequence[Question], headers: Mapping[str, str]) -> None:
     for question in questions:
-        status, answer = ask(address, question, headers=headers)
+        with answers_expected(address):
+            status, answer = ask(address, question, headers=headers)
         print(f"\n{question.title}: {status}\n{json.dumps(answer, indent=2, ensure_ascii=False)}", flush=True)
         if status != 200:
             raise ClusterError(f"the application answered '{question.title}' with {status}; Serve's log says why")

@@ -5,10 +5,13 @@ import json
 import shlex
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from cluster.errors import ClusterError
 
 TIMEOUT_S = 30.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -49,6 +52,22 @@ def ask(
             return error.code, _content(error.read())
     except http.client.HTTPException as error:
         raise ConnectionError(f"the answer to {request.full_url} broke off: {error!r}") from error
+
+
+@contextmanager
+def answers_expected(address: str) -> Iterator[None]:
+    """Say what to do where an application at `address` gives no answer.
+
+    Raises:
+        ClusterError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address} ({error}); start the application first: python -m serving.app SPEC; where "
+            "it runs, a replica may have ended just then: try again"
+        ) from None
 
 
 def _content(body: bytes) -> Any:

@@ -25,7 +25,7 @@ from cluster.spec import Spec, load
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving.app import APPLICATIONS, address_of
-from serving.ask import Question, ask
+from serving.ask import Question, answers_expected, ask
 from serving.experiment import evaluate
 from serving.keys import operator_headers
 from serving.live_versions import VERSION, VERSIONS
@@ -38,7 +38,10 @@ TAKEN_WITHIN_S = 120.0
 """Time for all replicas to load what is new."""
 ASKED_EVERY_S = 0.05
 SURE_AFTER = 8
-"""Where replicas come and go, they are all known once that many answers a replica brought no new one."""
+"""Where replicas come and go, they are all known once that many answers a replica brought no new one; one that gave
+none of as many is gone."""
+GONE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+"""What Serve's proxy answers for a replica that has ended."""
 
 
 class VersionSpec(Spec):
@@ -105,13 +108,18 @@ class Application:
             ClusterError: nothing answers, or it does not hold within two minutes.
         """
         found: dict[str, Mapping[str, Any]] = {}
-        deadline, num_known = time.monotonic() + TAKEN_WITHIN_S, 0
+        heard_at: dict[str, int] = {}
+        deadline, num_answers, num_known = time.monotonic() + TAKEN_WITHIN_S, 0, 0
         while time.monotonic() < deadline:
-            told = self._told()
-            num_known = num_known + 1 if told["replica"] in found else 0
-            found[str(told["replica"])] = told
-            if self._are_all(len(found), num_known) and all(map(until, found.values())):
-                return found
+            with suppress(OSError):  # of a replica that ends just now
+                told = self._heard()
+                name = str(told["replica"])
+                num_answers, num_known = num_answers + 1, num_known + 1 if name in found else 0
+                found[name], heard_at[name] = told, num_answers
+                sure = SURE_AFTER * len(found)
+                found = {name: one for name, one in found.items() if num_answers - heard_at[name] < sure}
+                if self._are_all(len(found), num_known) and all(map(until, found.values())):
+                    return found
             time.sleep(ASKED_EVERY_S)
         raise ClusterError(
             f"{len(found)} replicas of '{self.ring.name}' were heard, and not all "
@@ -126,21 +134,24 @@ class Application:
         return num_found >= autoscale.min_replicas and num_known >= SURE_AFTER * num_found
 
     def _told(self) -> Mapping[str, Any]:
+        with answers_expected(address_of(self.ring)):
+            return self._heard()
+
+    def _heard(self) -> Mapping[str, Any]:
+        """What the replica tells of itself that happens to answer; OSError where none does."""
         address = address_of(self.ring)
-        try:
-            status, told = ask(address, Question("versions", VERSIONS), headers=self.headers)
-        except OSError as error:
-            raise ClusterError(
-                f"nothing answers at {address} ({error}); start the application first: python -m serving.app SPEC"
-            ) from None
-        if status != 200:
+        status, told = ask(address, Question("versions", VERSIONS), headers=self.headers)
+        if status in GONE:
+            raise ConnectionError(f"{address}{VERSIONS} answers {status}")
+        if status != HTTPStatus.OK:
             raise ClusterError(f"{address}{VERSIONS} answers {status}; is that another application, or older code?")
         return dict(told)
 
     def drift(self, version: str) -> list[str]:
         """For people: the columns of which the rows that one replica was asked clearly lie apart from training."""
-        asked = Question("drift", "/drift")
-        status, told = ask(address_of(self.ring), asked, headers={**self.headers, VERSION: version})
+        address, asked = address_of(self.ring), Question("drift", "/drift")
+        with answers_expected(address):
+            status, told = ask(address, asked, headers={**self.headers, VERSION: version})
         if status != HTTPStatus.OK:  # of an application that has no columns
             return []
         clear = [f"{one['column']} {one['index']:.2f}" for one in told["columns"] if one["is_clear"]]
@@ -223,6 +234,7 @@ def apply(release: ReleaseSpec) -> str:
 
     Raises:
         RegistryError: a version is not what was published, or answers unlike it did in training.
+        ClusterError: no answer comes; the traffic stays as it was.
         ReleaseError: a replica cannot load it, or answers otherwise; the traffic stays as it was. Or somebody else, or
             a guardrail, changed the release meanwhile; what they made of it stays.
     """
@@ -243,9 +255,11 @@ def apply(release: ReleaseSpec) -> str:
             state = state.next({**state.shares, **dict.fromkeys(untried, 0.0)}, f"try {', '.join(untried)}")
             application.change(state)
             try:
-                for name in untried:
-                    check_parity(address_of(application.ring), name, *loaded[name], headers=application.headers)
-            except (ReleaseError, ClusterError, OSError) as error:
+                address = address_of(application.ring)
+                with answers_expected(address):
+                    for name in untried:
+                        check_parity(address, name, *loaded[name], headers=application.headers)
+            except (ReleaseError, ClusterError) as error:
                 with suppress(ReleaseError):  # what somebody else made of it meanwhile holds
                     application.log.add(before.again(state, f"refused: {error}"))
                 raise
@@ -267,7 +281,7 @@ def _loaded(application: Application, version: str) -> tuple[Any, Sequence[Quest
 def status(release: ReleaseSpec) -> str:
     """Shares, what was seen of each version, and how it came to that."""
     with operated(release) as application:
-        told, state = application.replicas(), application.state()
+        state, told = application.state(), application.replicas()  # in this order, so that a wrong port is told at once
         lines = [f"release {state.number} of {application.ring.name}: {state.why or 'as it was deployed'}"]
         for name, share in state.shares.items():
             seen = [one["seen"][name] for one in told.values() if name in one["seen"]]

@@ -19,7 +19,7 @@ from cluster.spec import dump
 from cluster.storage import Storage
 from jobs.spec import RingSpec
 from jobs.workloads import WORKLOADS
-from serving.app import APPLICATIONS, check_free, deploy, main, remove, stop_if_idle
+from serving.app import APPLICATIONS, _ask_all, check_free, deploy, main, remove, stop_if_idle
 from serving.ask import Question, ask
 
 
@@ -71,6 +71,11 @@ def test_a_flipped_byte_ends_with_a_message_and_code_2(published: Any, spec_file
     assert ended.returncode == 2
     assert "weights.safetensors differs from its checksum" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_application_that_ends_while_it_is_asked_is_a_users_error() -> None:
+    with pytest.raises(ClusterError, match=r"nothing answers at http://127\.0\.0\.1:1 .*; start the application first"):
+        _ask_all("http://127.0.0.1:1", [Question("health", "/health")], {})
 
 
 def test_a_taken_port_is_named_with_the_way_out() -> None:

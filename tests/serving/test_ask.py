@@ -6,7 +6,8 @@ from threading import Thread
 
 import pytest
 
-from serving.ask import Question, ask
+from cluster.errors import ClusterError
+from serving.ask import Question, answers_expected, ask
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -68,6 +69,14 @@ def test_an_answer_that_breaks_off_is_an_os_error(address: str, status: int) -> 
     """As a replica's does that is killed while it answers."""
     with pytest.raises(ConnectionError, match=f"broken/{status} broke off: IncompleteRead"):
         ask(address, Question("", f"/broken/{status}"))
+
+
+def test_where_answers_are_expected_the_lack_of_one_is_a_users_error_with_the_way_out(address: str) -> None:
+    with answers_expected(address):
+        ask(address, Question("", "/x"))
+    message = rf"nothing answers at {address} \(.*broke off.*\); start the application first: .* try again"
+    with pytest.raises(ClusterError, match=message), answers_expected(address):
+        ask(address, Question("", "/broken/200"))
 
 
 def test_the_curl_line_survives_a_shell() -> None:

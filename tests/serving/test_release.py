@@ -467,6 +467,51 @@ def test_two_names_of_one_version_are_refused(loans: Any) -> None:
         wanted(given, Registry(storage, spec.name))
 
 
+def test_a_replica_that_is_killed_before_it_took_a_release_is_not_waited_for(
+    imitated: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers twice, its last answer breaks off, and another one takes its place."""
+    taken = {"replica": "b", "number": 1}
+    answers: Iterator[Any] = itertools.chain(
+        [{"replica": "a", "number": 0}, taken, {"replica": "a", "number": 0}, ConnectionError("broke off"), 502],
+        itertools.cycle([taken, {"replica": "c", "number": 1}]),
+    )
+
+    def asked(address: str, question: Question, **given: Any) -> tuple[int, Any]:
+        answer = next(answers)
+        if isinstance(answer, ConnectionError):
+            raise answer
+        return (answer, "") if isinstance(answer, int) else (200, answer)
+
+    monkeypatch.setattr("serving.release.ask", asked)
+    monkeypatch.setattr("serving.release.ASKED_EVERY_S", 0)
+    monkeypatch.setattr("serving.release.TAKEN_WITHIN_S", 5)
+    found = application_of(imitated.release()).replicas(lambda one: one["number"] >= 1)
+    assert sorted(found) == ["b", "c"]
+
+
+def broken(*given: Any, **more: Any) -> None:
+    raise ConnectionError("it broke off")
+
+
+def test_answers_to_compare_that_do_not_come_are_a_users_error_and_the_state_before_holds(
+    imitated: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.release.check_parity", broken)
+    with pytest.raises(ClusterError, match=r"nothing answers at .* \(it broke off\); .* try again"):
+        apply(imitated.shared(0.5))
+    state = application_of(imitated.release()).state()
+    assert state.shares == {imitated.old: 1.0}
+    assert state.why.startswith("refused: nothing answers")
+
+
+def test_a_drift_that_nobody_tells_is_a_users_error(imitated: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.release.ask", broken)
+    application = application_of(imitated.release())
+    with pytest.raises(ClusterError, match=r"nothing answers at .* \(it broke off\); .* try again"):
+        application.drift(imitated.old)
+
+
 @pytest.mark.parametrize("differs", [False, True], ids=["passes", "differs"])
 def test_what_others_changed_while_answers_were_compared_holds_and_the_second_one_is_told(
     imitated: Running, monkeypatch: pytest.MonkeyPatch, differs: bool
