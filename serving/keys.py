@@ -38,7 +38,7 @@ from serving.usage import told as told_usage
 
 Scope = Literal["predict", "feedback", "operate"]
 SCOPES: tuple[Scope, ...] = ("predict", "feedback", "operate")
-DAYS = 90
+DAYS, MAX_DAYS = 90, 36500
 PASS_S = 3600
 READ_AGAIN_S = 0.1
 """A replica that is shown a key it does not know looks for new ones, unless it has done so within this time."""
@@ -193,6 +193,20 @@ class AccessLog:
         self.add(Created(key=key))
         return text
 
+    def limit(self, tenant: str, limits: TenantLimits) -> None:
+        """Give a tenant other limits.
+
+        Raises:
+            AccessError: they have a burst without a rate, which would limit nothing.
+        """
+        # Not a rule of TenantLimits itself: an entry that broke it before there was one must stay readable.
+        if limits.burst is not None and limits.requests_per_s is None:
+            raise AccessError(
+                f"limits of {tenant}: burst={limits.burst} is how many requests of a rate may come at once, and there "
+                "is no rate; give --requests-per-s too, or leave out --burst"
+            )
+        self.add(Limited(tenant=tenant, limits=limits))
+
     def revoke(self, key_id: str) -> None:
         """Let a key hold no longer.
 
@@ -270,13 +284,24 @@ def _new(tenant: str, scopes: Sequence[Scope], lifetime: timedelta) -> tuple[Key
     return key, text
 
 
+def lifetime_of(days: float) -> timedelta:
+    """How long a key holds that is made for so many days.
+
+    Raises:
+        AccessError: it would hold for no time, or longer than a hundred years.
+    """
+    if not 0 < days <= MAX_DAYS:  # nor is nan
+        raise AccessError(f"--days {days:g}: a key holds for more than 0 and at most {MAX_DAYS} days; give 90, say")
+    return timedelta(days=days)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Make, revoke and list keys, set limits, and show what was done and used."""
     given = _parse(arguments)
     log = AccessLog(Storage(given.storage), given.name)
     match given.command:
         case "create":
-            text = log.create(given.tenant, given.scopes.split(","), timedelta(days=given.days))
+            text = log.create(given.tenant, given.scopes.split(","), lifetime_of(given.days))
             print(
                 f"{text}\nis shown this once; give it to {given.tenant}: Authorization: Bearer KEY, or X-API-Key: KEY"
             )
@@ -286,7 +311,7 @@ def main(arguments: Sequence[str]) -> int:
         case "limit":
             values = {key: value for key, value in vars(given).items() if key in TenantLimits.model_fields}
             limits = check(TenantLimits, values, f"limits of {given.tenant}")
-            log.add(Limited(tenant=given.tenant, limits=limits))
+            log.limit(given.tenant, limits)
             print(f"{given.tenant}: {_told_limits(limits)}")
         case "list":
             print("\n".join(_listed(log.grants())))
@@ -305,7 +330,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     create = commands.add_parser("create", help="make a key")
     create.add_argument("tenant", metavar="TENANT")
     create.add_argument("--scopes", default="predict,feedback", help=f"of {','.join(SCOPES)}")
-    create.add_argument("--days", type=float, default=DAYS, help=f"until it expires; {DAYS} unless given")
+    create.add_argument("--days", type=float, default=DAYS, help=f"at most {MAX_DAYS}; {DAYS} unless given")
     commands.add_parser("revoke", help="let a key hold no longer").add_argument("key_id", metavar="KEY_ID")
     limit = commands.add_parser("limit", help="set a tenant's limits; what is not given is free")
     limit.add_argument("tenant", metavar="TENANT")

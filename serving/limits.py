@@ -32,7 +32,7 @@ class TenantLimits(Spec):
     requests_per_s: float | None = Field(None, gt=0)
     """Over time."""
     burst: int | None = Field(None, ge=1)
-    """At once, after a while without; as many as in one second where it is absent."""
+    """At once, after a while without, where there is a rate; as many as in one second where it is absent."""
     requests_per_day: int | None = Field(None, ge=1)
     """Of the UTC calendar."""
 

@@ -159,6 +159,26 @@ def test_the_command_line_makes_limits_lists_revokes_and_tells(
         main([*at, "limit", "acme", "--requests-per-s", "-1"])
 
 
+@pytest.mark.parametrize("others", [[], ["--requests-per-day", "5000"]])
+def test_a_burst_without_a_rate_is_refused_and_the_limits_before_hold(log: AccessLog, others: list[str]) -> None:
+    log.limit("acme", TenantLimits(requests_per_s=10))
+    with pytest.raises(AccessError, match=r"limits of acme: burst=20 .* there is no rate; give --requests-per-s too"):
+        main([log.storage.uri, "films", "limit", "acme", "--burst", "20", *others])
+    assert log.grants().limits == {"acme": TenantLimits(requests_per_s=10)}
+
+
+def test_a_log_with_a_burst_without_a_rate_of_before_stays_readable(log: AccessLog) -> None:
+    log.add(Limited(tenant="acme", limits=TenantLimits(burst=20)))
+    assert log.grants().limits == {"acme": TenantLimits(burst=20)}
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "1e10", "36501", "nan", "inf"])
+def test_a_key_for_no_time_or_for_ever_is_refused(log: AccessLog, days: str) -> None:
+    with pytest.raises(AccessError, match=r"--days \S+: a key holds for more than 0 and at most 36500 days; give"):
+        main([log.storage.uri, "films", "create", "acme", "--days", days])
+    assert log.grants().keys == {}
+
+
 def test_the_digest_of_a_key_is_that_of_sha_256(log: AccessLog) -> None:
     # FIPS 180-4, of "abc"
     key = Key(
