@@ -2,7 +2,8 @@
 
 It is the program that Ray brings for Serve, which itself takes no certificate. Clients speak HTTPS to the edge; from
 there requests are plain HTTP over this machine's loopback. A client that is slow with its headers, and a header above
-16 KiB, end here.
+16 KiB, end here, and so do two headers that Serve heeds from whoever sends them: one takes its deadline from a request,
+the other has it go on for a client that hung up.
 """
 
 import socket
@@ -34,6 +35,8 @@ defaults
 frontend clients
   bind {host}:{port} ssl crt {certificate} alpn http/1.1
   http-request set-header X-Forwarded-Proto https
+  http-request del-header x-request-timeout-seconds
+  http-request del-header x-request-disconnect-disabled
   default_backend serve
 backend serve
   server serve 127.0.0.1:{behind}

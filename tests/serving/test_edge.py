@@ -15,6 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ray.serve._private.constants import (
+    SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
+    SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+)
 
 from cluster.environment import free_ports
 from cluster.errors import ClusterError
@@ -51,6 +55,7 @@ def behind() -> Iterator[int]:
         def do_POST(self) -> None:
             sent = self.rfile.read(int(self.headers["content-length"]))
             body = sent + b" by " + self.headers["x-forwarded-proto"].encode()
+            body += b"".join(b" with " + name.encode() for name in self.headers if name.lower().startswith("x-request"))
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -87,6 +92,19 @@ def test_clients_speak_https_and_the_application_hears_http(certificate: Path, b
             old.wrap_socket(plain)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", tls.port))
+
+
+def test_headers_that_would_take_serves_deadline_or_its_watch_for_hang_ups_end_here(
+    certificate: Path, behind: int
+) -> None:
+    tls = tls_at(certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    heeded = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER: "0", SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER: "?1"}
+    headers = {**heeded, "X-Request-Id": "mine"}
+    with edge(tls, behind):
+        request = urllib.request.Request(f"https://localhost:{tls.port}/predict", b"asked", headers)
+        with urllib.request.urlopen(request, context=trusting, timeout=20) as answer:
+            assert answer.read().lower() == b"asked by https with x-request-id"
 
 
 def test_a_header_that_never_ends_is_cut_off(certificate: Path, behind: int) -> None:
