@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.exchange import before_shutdown, route_of
+from serving.exchange import NOTHING_SENT, before_shutdown, route_of
 from serving.key_ring import KeyRing
 from serving.keys import Key
 from serving.limiter import LimitsError
@@ -78,8 +78,7 @@ class Guard:
         return problem(429, f"'{key.tenant}' may ask {granted.rule}", headers=retry)
 
     async def _counted(self, use: Use, scope: Scope, receive: Receive, send: Send) -> None:
-        use.num_requests = use.num_failed = 1
-        began = time.perf_counter()
+        use.num_requests, status, began = 1, NOTHING_SENT, time.perf_counter()
 
         async def counted_receive() -> Message:
             message = await receive()
@@ -87,17 +86,19 @@ class Guard:
             return message
 
         async def counted_send(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                use.num_failed = int(message["status"] >= 500)
+                status = message["status"]
             use.bytes_out += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, counted_receive, counted_send)
-        except asyncio.CancelledError:  # its client went away, which is no fault of the service
-            use.num_failed = 0
+        except Exception:
+            status = status or 500
             raise
-        finally:
+        finally:  # a request that ends without an answer has lost its client, which is no fault of the service
+            use.num_failed = int(status >= 500)
             use.seconds = time.perf_counter() - began
             self._usage.add(use)
 

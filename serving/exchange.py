@@ -1,6 +1,7 @@
 """Exchange: a request with its answer, copied as it passes."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -11,6 +12,8 @@ NEVER_COPIED = ("/feedback",)
 """What would be a second event."""
 NOT_ASKED = (404, 405, 408, 413)
 """Answered before a route of the application took the request."""
+NOTHING_SENT = 0
+"""The status of a request that is not answered yet; one that ends so has lost its client."""
 MAX_COPIED_BYTES = 8 * 2**20
 """Of a body, and of an answer; of longer ones no copy is kept."""
 
@@ -81,6 +84,25 @@ class Copy:
         content_type = dict(self.scope["headers"]).get(b"content-type", b"")
         path, query = route_of(self.scope), self.scope.get("query_string", b"")
         return Exchange(path, query, content_type, bytes(self.body), self.version, self.status, bytes(self.answer))
+
+
+@dataclass
+class Upload:
+    """The body of a request while it arrives: until it is there its client takes the time, and no version does."""
+
+    given: Receive
+    there_at: float = field(default_factory=time.perf_counter)
+    """From when on the version is at work; the beginning, for one that does not read the body."""
+    is_awaited: bool = False
+    is_there: bool = False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        self.is_awaited = not self.is_there
+        message = await self.given()
+        if self.is_awaited and message["type"] == "http.request" and not message.get("more_body", False):
+            self.there_at, self.is_awaited, self.is_there = time.perf_counter(), False, True
+        return message
 
 
 def is_copied(scope: Scope) -> bool:

@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ReleaseError, user_error_in
-from serving.exchange import NOT_ASKED, Copy, before_shutdown, is_copied, route_of
+from serving.exchange import NOT_ASKED, NOTHING_SENT, Copy, Upload, before_shutdown, is_copied, route_of
 from serving.experiment import evaluate, loss_of
 from serving.outcomes import Outcome
 from serving.predictions import PredictionLog
@@ -182,7 +182,8 @@ class LiveVersions:
             detail = f"version '{version[:80]}' does not answer here; {', '.join(live.apps)} do"
             await problem(404, detail)(scope, receive, send)
             return
-        status, began = 500, time.perf_counter()
+        status, began, upload = NOTHING_SENT, time.perf_counter(), Upload(receive)
+        receive = upload.receive
         copy = Copy(scope, version) if (live.shadows or self._predictions) and is_copied(scope) else None
         if copy and live.shadows:
             receive = copy.receiving(receive)
@@ -199,18 +200,22 @@ class LiveVersions:
                     headers[PREDICTION] = copy.prediction_id
             await send(message)
 
+        def count(came_of_it: int) -> None:
+            live.tallies[version].add(came_of_it, 1000 * (time.perf_counter() - upload.there_at))
+
         try:
             await live.apps[version](scope, receive, told)
         except asyncio.CancelledError:  # its client went away, or waited as long as Serve lets it
-            ms = 1000 * (time.perf_counter() - began)
-            live.tallies[version].add(504 if ms >= GIVEN_UP_MS else CLIENT_WENT_AWAY, ms)
+            if not upload.is_awaited:
+                was_given_up = 1000 * (time.perf_counter() - began) >= GIVEN_UP_MS
+                count(504 if was_given_up else CLIENT_WENT_AWAY)
             raise
         except BaseException:
-            live.tallies[version].add(500, 1000 * (time.perf_counter() - began))
+            count(500)
             raise
-        if status in NOT_ASKED:  # by no version
+        if status in NOT_ASKED or (status == NOTHING_SENT and upload.is_awaited):  # by no version
             return
-        live.tallies[version].add(status, 1000 * (time.perf_counter() - began))
+        count(status or CLIENT_WENT_AWAY)
         if copy and (exchange := copy.exchange()):
             for shadow in live.shadows.values():
                 shadow.add(exchange)

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import TENANT
-from serving.exchange import NOT_ASKED, route_of
+from serving.exchange import NOT_ASKED, NOTHING_SENT, route_of
 from serving.live_versions import CLIENT_WENT_AWAY, VERSION
 from serving.measures import NO_VERSION, Measures
 from serving.traces import request_span
@@ -52,7 +52,7 @@ class Watched:
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID, "")[:MAX_ID_CHARACTERS] or uuid4().hex
         method, path = scope["method"], route_of(scope)
-        status, version, began = 500, NO_VERSION, time.perf_counter()
+        status, version, began = NOTHING_SENT, NO_VERSION, time.perf_counter()
 
         async def noted(message: Message) -> None:
             nonlocal status, version
@@ -67,7 +67,11 @@ class Watched:
             except asyncio.CancelledError:
                 status = CLIENT_WENT_AWAY
                 raise
+            except Exception:
+                status = status or 500
+                raise
             finally:
+                status = status or CLIENT_WENT_AWAY
                 ms = 1000 * (time.perf_counter() - began)
                 span.set_attributes({"http.response.status_code": status, "rayline.version": version})
                 was_reached = version != NO_VERSION and status not in NOT_ASKED

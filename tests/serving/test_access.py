@@ -284,6 +284,28 @@ def test_what_came_in_and_went_out_is_counted_by_key(to: To, behind: Guarded) ->
     assert (uses[""].num_requests, uses[""].num_refused) == (0, 1)
 
 
+def test_a_client_that_goes_away_is_not_billed_for_a_failure(behind: Guarded) -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"half", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    [(name, text)] = behind.key().items()
+    headers = [(name.lower().encode(), text.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    guard = Guard(BodyLimit(size_of_body, LIMIT), behind.keys, Stock(Limits.none), behind.usage)
+    asyncio.run(guard(scope, receive, send))
+    behind.usage.flush()
+    [use] = uses_on(behind.log.storage, "films", f"{datetime.now(UTC):%Y-%m-%d}")
+    assert (use.num_requests, use.num_failed, use.bytes_in) == (1, 0, 4)
+
+
 class Limits:
     @staticmethod
     async def none(tenant: str, limits: TenantLimits) -> Granted:

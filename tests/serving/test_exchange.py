@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from serving.exchange import MAX_COPIED_BYTES, Copy, before_shutdown, is_copied
+from serving.exchange import MAX_COPIED_BYTES, Copy, Upload, before_shutdown, is_copied
 
 SCOPE = {
     "type": "http",
@@ -96,3 +96,32 @@ def test_what_waits_is_flushed_before_all_is_shut_down() -> None:
 
     asyncio.run(lifespan())
     assert done == ["lifespan.startup.complete", "flushed", "lifespan.shutdown.complete"]
+
+
+def test_a_body_is_awaited_from_its_first_message_to_its_last() -> None:
+    pieces: list[Message] = [
+        {"type": "http.request", "body": b"a", "more_body": True},
+        {"type": "http.request", "body": b"b"},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    upload = Upload(receive)
+    began, awaited = upload.there_at, [upload.is_awaited]
+    for _ in range(3):
+        asyncio.run(upload.receive())
+        awaited.append(upload.is_awaited)
+    assert awaited == [False, True, False, False]
+    assert upload.there_at > began
+
+
+def test_the_body_of_a_client_that_goes_away_is_never_there() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    upload = Upload(receive)
+    asyncio.run(upload.receive())
+    assert upload.is_awaited
+    assert not upload.is_there

@@ -17,9 +17,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from cluster.errors import RegistryError
 from cluster.storage import Storage
+from serving.access import BodyLimit
 from serving.live_versions import LiveVersions
 from serving.outcomes import Outcome
 from serving.predictions import PredictionLog, predictions_of
@@ -351,6 +353,73 @@ def test_a_client_that_goes_away_is_no_failure_but_its_time_counts(live: LiveVer
     assert isinstance(seen, dict)
     assert (seen["slow"]["num_requests"], seen["slow"]["error_rate"]) == (1, 0.0)
     assert seen["slow"]["p95_ms"] >= 20
+
+
+def limited(name: str) -> BodyLimit:
+    """A version that reads the body first, as every application does."""
+    return BodyLimit(version(name), 1000)
+
+
+async def upload(live: LiveVersions, *pieces: Message, pause_s: float = 0.0) -> list[Message]:
+    """What is answered to a body that comes in pieces."""
+    left, sent = list(pieces), list[Message]()
+
+    async def receive() -> Message:
+        if not left:  # for ever, as from a client that sends no more
+            await asyncio.Event().wait()
+        await asyncio.sleep(pause_s)
+        return left.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await live({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    return sent
+
+
+HALF: Message = {"type": "http.request", "body": b"half", "more_body": True}
+REST: Message = {"type": "http.request", "body": b"rest"}
+
+
+def test_clients_that_end_in_the_middle_of_a_body_roll_nothing_back(log: ShareLog) -> None:
+    live = LiveVersions(limited, log, "old", shadow)
+    release(log, old=0.0, new=1.0)
+    live.refresh()
+
+    async def ask() -> None:
+        for _ in range(RAILS.min_requests):
+            assert await upload(live, HALF, {"type": "http.disconnect"}) == []
+            with pytest.raises(TimeoutError):  # as Serve tells it: by cancelling
+                await asyncio.wait_for(upload(live, HALF), 0.01)
+        assert (await upload(live, HALF, REST))[0]["status"] == 200
+
+    asyncio.run(ask())
+    live.refresh()
+    assert log.newest("old").shares == {"old": 0.0, "new": 1.0}
+    told: Any = live.told()
+    assert (told["seen"]["new"]["num_requests"], told["seen"]["new"]["error_rate"]) == (1, 0.0)
+
+
+def test_a_client_that_ends_while_its_answer_is_made_is_counted_and_no_failure(log: ShareLog) -> None:
+    """`silent` returns without an answer, as applications do whose client went away."""
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    live = LiveVersions(lambda name: BodyLimit(silent, 1000), log, "old", shadow)
+    asyncio.run(upload(live, HALF, REST, {"type": "http.disconnect"}))
+    told: Any = live.told()
+    assert (told["seen"]["old"]["num_requests"], told["seen"]["old"]["error_rate"]) == (1, 0.0)
+
+
+def test_the_time_of_an_upload_is_its_clients(log: ShareLog) -> None:
+    live = LiveVersions(limited, log, "old", shadow)
+    began = time.perf_counter()
+    asyncio.run(upload(live, HALF, HALF, REST, pause_s=0.2))
+    ms = 1000 * (time.perf_counter() - began)
+    assert ms >= 600
+    told: Any = live.told()
+    assert 0 < told["seen"]["old"]["p95_ms"] < ms / 2
 
 
 def test_a_shadow_that_gets_a_share_is_none_any_more(live: LiveVersions, log: ShareLog, to: Send) -> None:

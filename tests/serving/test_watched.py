@@ -96,3 +96,18 @@ def test_a_client_that_goes_away_is_no_failure(capsys: pytest.CaptureFixture[str
 
     asyncio.run(go_away())
     assert [line["status"] for line in lines_of(capsys)] == [499]
+
+
+def test_a_request_that_ends_without_an_answer_has_lost_its_client(capsys: pytest.CaptureFixture[str]) -> None:
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": "/say", "headers": []}
+    asyncio.run(Watched(silent, "loans", Measures("loans", "r1"), "all")(scope, receive, send))
+    assert [line["status"] for line in lines_of(capsys)] == [499]
