@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BODY_WITHIN_S = 30.0
 MAX_DISCARDED_BYTES = 64 * 2**20
+"""Of a body that did not say how large it is, and is too large."""
 OPEN_PATH = "/health"
 """What balancers ask without a key."""
 PAGES = ("/docs", "/openapi.json", "/static-offline-docs/")
@@ -147,6 +148,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if declared_bytes(Headers(scope=scope)) > self.max_bytes:
+            await self._too_large()(scope, receive, send)
+            return
         try:
             async with asyncio.timeout(self.within_s):
                 found = await self._whole(receive)
@@ -157,15 +161,17 @@ class BodyLimit:
             return
         body, size = found
         if size > self.max_bytes:
-            detail = f"the body is larger than the {self.max_bytes} bytes that this service takes"
-            await problem(413, detail)(scope, receive, send)
+            await self._too_large()(scope, receive, send)
             return
         await self.app(scope, _replay(body, receive), send)
+
+    def _too_large(self) -> Response:
+        return problem(413, f"the body is larger than the {self.max_bytes} bytes that this service takes")
 
     async def _whole(self, receive: Receive) -> tuple[bytes, int] | None:
         """The body, empty where it is too large, and its size; None where the client went away."""
         body, size, more = bytearray(), 0, True
-        while more and size <= MAX_DISCARDED_BYTES:
+        while more and size <= max(self.max_bytes, MAX_DISCARDED_BYTES):
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
@@ -178,6 +184,14 @@ class BodyLimit:
                 body.clear()
             more = message.get("more_body", False)
         return bytes(body), size
+
+
+def declared_bytes(headers: Headers) -> int:
+    """The size that a request says its body has; 0 where it says none, or nothing that is a number."""
+    try:
+        return int(headers.get("content-length", "0"))
+    except ValueError:
+        return 0
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

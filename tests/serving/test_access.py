@@ -75,6 +75,44 @@ def test_a_false_content_length_does_not_help(to: To, problem_in: ProblemIn, gua
     problem_in(to(guarded, "POST", "/", content=pieces(11), headers={"content-length": "5"}), 413)
 
 
+@pytest.mark.parametrize("declared", ["", "many", "9" * 5000, "-1"])
+def test_a_content_length_that_is_no_number_is_counted(to: To, guarded: BodyLimit, declared: str) -> None:
+    assert to(guarded, "POST", "/", content=pieces(10), headers={"content-length": declared}).text == "1000"
+
+
+def test_what_says_that_it_is_too_large_is_refused_before_it_is_read(guarded: BodyLimit) -> None:
+    async def receive() -> Message:
+        raise AssertionError("a client that asks first (Expect: 100-continue) is told to send")
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-length", b"%d" % (LIMIT + 1))]
+    asyncio.run(guarded({"type": "http", "method": "POST", "headers": headers}, receive, send))
+    assert sent[0]["status"] == 413
+
+
+@pytest.mark.parametrize(("num_pieces", "answer"), [(9, b"9000"), (11, b"")])
+def test_a_limit_above_what_is_discarded_holds_for_the_whole_body(
+    monkeypatch: pytest.MonkeyPatch, num_pieces: int, answer: bytes
+) -> None:
+    """A body was passed on cut off where discarding ends."""
+    monkeypatch.setattr("serving.access.MAX_DISCARDED_BYTES", 5000)
+    left, sent = [True] * (num_pieces - 1) + [False], list[Message]()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(1000), "more_body": left.pop(0)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(BodyLimit(size_of_body, 10_000)({"type": "http", "method": "POST", "headers": []}, receive, send))
+    assert sent[0]["status"] == (200 if answer else 413)
+    assert not answer or sent[1]["body"] == answer
+
+
 def test_a_request_without_body_passes(to: To, guarded: BodyLimit) -> None:
     assert to(guarded, "GET", "/").text == "0"
 
