@@ -118,16 +118,20 @@ class ShareLog:
 
     def newest(self, deployed: str) -> Shares:
         """The state that holds for an application with this version deployed: all for it, where nothing was said."""
-        found = self.history()
-        if found and found[-1].deployed == deployed:
-            return found[-1]
-        return Shares(deployed=deployed, shares={deployed: 1.0}, number=found[-1].number if found else 0)
+        paths = self._paths()
+        newest = self._read(paths[-1]) if paths else None  # every replica asks each second: no other one is read
+        if newest and newest.deployed == deployed:
+            return newest
+        return Shares(deployed=deployed, shares={deployed: 1.0}, number=newest.number if newest else 0)
 
     def history(self) -> list[Shares]:
         """Every state, oldest first."""
+        return [self._read(path) for path in self._paths()]
+
+    def _paths(self) -> list[str]:
         if not self.storage.exists(self._folder):
             return []
-        return [self._read(str(info.path)) for info in self.storage.files(self._folder)]
+        return [str(info.path) for info in self.storage.files(self._folder)]
 
     def add(self, state: Shares) -> None:
         """Make a state the newest.

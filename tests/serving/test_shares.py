@@ -61,6 +61,19 @@ def test_the_newest_state_holds_until_another_version_is_deployed(tmp_path: Path
     log.add(log.newest("c").next({"c": 1.0}, ""))
 
 
+def test_of_all_states_the_newest_alone_is_read(tmp_path: Path) -> None:
+    log = ShareLog(Storage(str(tmp_path)), "loans")
+    for why in ("one", "two"):
+        log.add(log.newest("a").next({"a": 1.0}, why))
+    (tmp_path / "releases/loans/00000001.json").write_text("damaged")
+    assert log.newest("a").why == "two"
+    with pytest.raises(ValueError, match="Invalid JSON"):
+        log.history()
+    (tmp_path / "releases/loans/00000002.json").write_text("damaged")
+    with pytest.raises(ValueError, match="Invalid JSON"):  # an older one does not hold instead
+        log.newest("a")
+
+
 def test_of_two_that_change_it_at_once_one_is_told(tmp_path: Path) -> None:
     log = ShareLog(Storage(str(tmp_path)), "loans")
     state = log.newest("a").next({"a": 1.0}, "one")
