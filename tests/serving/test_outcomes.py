@@ -4,6 +4,9 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from cluster.errors import StorageError
 from cluster.storage import Storage
 from serving.feedback import Event, FeedbackLog, Label
 from serving.outcomes import Outcome, outcomes_of, outcomes_since
@@ -67,8 +70,12 @@ def test_a_rating_is_about_the_answer_it_names_whoever_took_it(tmp_path: Path) -
 
 
 def test_without_a_word_nothing_is_read(tmp_path: Path) -> None:
-    predicted(Storage(str(tmp_path)))
-    assert outcomes_of(Storage(str(tmp_path)), "loans") == []
+    storage = Storage(str(tmp_path))
+    storage.write("predictions/loans/2026-05-04/120000-1.jsonl", b"damaged")  # whoever reads it is told
+    assert outcomes_of(storage, "loans") == []
+    said(storage, Label("e1", "p1", 0, "good", AT))
+    with pytest.raises(StorageError, match="is damaged"):
+        outcomes_of(storage, "loans")
 
 
 def test_what_became_known_before_a_state_is_not_read_for_it(tmp_path: Path) -> None:
