@@ -89,9 +89,9 @@ class LiveVersions:
             load: makes the application of a version; raises UserError where it cannot be served.
             shadow: starts a version that shadows.
             predictions: keeps the answers.
-            outcomes: what came of answers since a state began; asked every ten seconds where a guardrail wants it.
+            outcomes: what came of answers since a state began; may take minutes. Asked where a guardrail wants it.
         """
-        self._predictions, self._outcomes, self._compared_at = predictions, outcomes, 0.0
+        self._predictions, self._outcomes = predictions, outcomes
         self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
         self.replica = uuid4().hex[:8]
         self._refused: dict[str, _Refused] = {}
@@ -100,8 +100,9 @@ class LiveVersions:
         self.refresh()
 
     def follow(self) -> None:
-        """Look for newer states from now on, in a thread that lives as long as the process."""
+        """Look for newer states and what came of answers from now on, in threads that live as long as the process."""
         repeat(self.refresh, POLL_S, "reading the release")
+        repeat(self.compare, COMPARE_S, "comparing what came of answers")
 
     def refresh(self) -> None:
         """Take the newest state, once all of its versions are loaded, and roll back what broke a guardrail."""
@@ -113,7 +114,9 @@ class LiveVersions:
         )
         if is_other or set(newest.shadows) - live.shadows.keys():
             self._take(newest)
-        self._guard()
+        live = self._live
+        if self._roll_back(live.state, lambda version: live.tallies[version].breach(live.state.guardrails)):
+            self._take(self._log.newest(self._deployed))
 
     def _take(self, state: Shares) -> None:
         before = self._live
@@ -142,29 +145,27 @@ class LiveVersions:
             log.exception("version %s is not taken", version)
             return None
 
-    def _guard(self) -> None:
+    def compare(self) -> None:
+        """Roll back a version whose answers turn out worse than a guardrail allows; `refresh` takes what is written.
+
+        Apart from it, since on a busy storage reading them takes longer than a newer state may wait.
+        """
         state = self._live.state
-        on_trial = [version for version, share in list(state.shares.items())[1:] if share]
-        breaches = {version: self._live.tallies[version].breach(state.guardrails) for version in on_trial}
-        if on_trial and not any(breaches.values()):
-            breaches = self._losses(state)
-        for version in on_trial:
-            if why := breaches.get(version, ""):
+        max_loss = state.guardrails.max_loss
+        if max_loss is not None and _on_trial(state):
+            found = evaluate(self._outcomes(state), state, state.experiment)
+            self._roll_back(state, lambda version: loss_of(found, version, max_loss))
+
+    def _roll_back(self, state: Shares, breach: Callable[[str], str]) -> bool:
+        """Write the state without the first version on trial that broke a guardrail; whether there was one."""
+        for version in _on_trial(state):
+            if why := breach(version):
                 try:
                     self._log.add(state.without(version, f"rolled back {version}: {why}"))
                 except ReleaseError:
                     log.warning("another replica, or somebody, changed the release first")
-                self._take(self._log.newest(self._deployed))
-                return
-
-    def _losses(self, state: Shares) -> dict[str, str]:
-        """What is wrong with what came of the answers of each version, looked at every ten seconds."""
-        max_loss = state.guardrails.max_loss
-        if max_loss is None or time.monotonic() - self._compared_at < COMPARE_S:
-            return {}
-        self._compared_at = time.monotonic()
-        found = evaluate(self._outcomes(state), state, state.experiment)
-        return {version: loss_of(found, version, max_loss) for version in state.shares}
+                return True
+        return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its version."""
@@ -234,6 +235,10 @@ class LiveVersions:
             "seen": seen,
             "shadows": {version: shadow.told() for version, shadow in live.shadows.items()},
         }
+
+
+def _on_trial(state: Shares) -> list[str]:
+    return [version for version, share in list(state.shares.items())[1:] if share]
 
 
 def version_for(state: Shares, method: str, headers: Mapping[str, str]) -> str:

@@ -456,7 +456,51 @@ def test_a_version_whose_answers_turn_out_worse_is_rolled_back(log: ShareLog, to
         given = state.version_of(f"user {number}")
         is_right = draw.random() < (0.9 if given == "old" else 0.6)
         outcomes.append(Outcome(given, f"user {number}", float(is_right), datetime.now(UTC) + timedelta(seconds=1)))
-    live._compared_at = 0.0
+    live.compare()
     live.refresh()
     assert set(texts(live, to, 20)) == {"old"}
     assert log.newest("old").why.startswith("rolled back new: what came of its answers is worse by 0.3")
+
+
+def test_a_newer_state_is_taken_while_outcomes_are_still_read(log: ShareLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.live_versions.POLL_S", 0.2)
+    monkeypatch.setattr("serving.live_versions.COMPARE_S", 0.2)
+    is_reading, is_over = threading.Event(), threading.Event()
+
+    def outcomes(state: Any) -> list[Outcome]:
+        is_reading.set()
+        is_over.wait(60)
+        return []
+
+    live = LiveVersions(version, log, "old", shadow, outcomes=outcomes)
+    release(log, Guardrails(max_loss=0.05), old=0.5, new=0.5)
+    live.follow()
+    assert is_reading.wait(20)
+    release(log, old=1.0)
+    deadline = time.monotonic() + 20
+    while (told := live.told()["release"]) != log.newest("old").model_dump(mode="json"):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.02)
+    is_over.set()
+
+
+def test_what_came_of_answers_says_nothing_of_a_state_that_was_changed_meanwhile(
+    log: ShareLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading takes its time: what was read for one state must not undo the next one."""
+
+    def outcomes(state: Any) -> list[Outcome]:
+        release(log, old=0.9, new=0.1)
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        return [
+            Outcome(name, f"user {name} {number}", value + number % 2 / 100, later)
+            for name, value in (("old", 0.9), ("new", 0.1))
+            for number in range(500)
+        ]
+
+    live = LiveVersions(version, log, "old", shadow, outcomes=outcomes)
+    release(log, Guardrails(max_loss=0.05), old=0.5, new=0.5)
+    live.refresh()
+    live.compare()
+    assert "another replica, or somebody, changed the release first" in caplog.text
+    assert log.newest("old").shares == {"old": 0.9, "new": 0.1}
