@@ -20,7 +20,6 @@ from jobs.fit import check
 from jobs.known_devices import MEASURED, device_of
 from jobs.layout_forecast import forecaster_of
 from jobs.lineage import tune_inputs
-from jobs.report.plan_page import write_plan_page
 from jobs.search.plan_table import drawing, table
 from jobs.spec import RingSpec, load_ring
 
@@ -60,6 +59,9 @@ def report(spec: RingSpec, storage: Storage) -> str:
     Raises:
         DataError: nothing was searched for this spec and data.
     """
+    # Not at the top: what draws the page takes a second to import, and `plan` is to be quick.
+    from jobs.report.plan_page import write_plan_page
+
     try:
         return f"what the search found: {write_plan_page(storage, spec.name, tune_inputs(spec, storage).key)}"
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Weight:
     is_split: bool
     """Whether it is a part of a matrix that is split on the tensor axis."""
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Of this worker's."""
         return torch.Size(self.shape).numel() * self.element_bytes
@@ -55,12 +56,12 @@ class Unit:
 
     weights: tuple[Weight, ...]
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Of all its weights."""
         return sum(weight.num_bytes for weight in self.weights)
 
-    @property
+    @cached_property
     def gradient_bytes(self) -> int:
         """Of those that are trained."""
         return sum(weight.num_bytes for weight in self.weights if weight.is_trained)
