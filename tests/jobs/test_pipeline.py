@@ -171,6 +171,7 @@ def run_with_a_kill(ring: Ring, storage: Storage, kill_and_start: Callable[[], N
 
 @pytest.mark.ray
 @pytest.mark.services
+@pytest.mark.slow
 def test_the_ring_on_s3_outlasts_kill_9_of_the_server_in_the_middle_of_prepare(
     cluster: Cluster, ring: Ring, s3: S3Server
 ) -> None:
