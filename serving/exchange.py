@@ -88,20 +88,24 @@ class Copy:
 
 @dataclass
 class Upload:
-    """The body of a request while it arrives: until it is there its client takes the time, and no version does."""
+    """The body of a request while it arrives: as long as it is waited for its client takes the time, and no version."""
 
     given: Receive
-    there_at: float = field(default_factory=time.perf_counter)
-    """From when on the version is at work; the beginning, for one that does not read the body."""
+    waited_s: float = 0.0
     is_awaited: bool = False
     is_there: bool = False
 
     async def receive(self) -> Message:
         """The next message."""
-        self.is_awaited = not self.is_there
-        message = await self.given()
-        if self.is_awaited and message["type"] == "http.request" and not message.get("more_body", False):
-            self.there_at, self.is_awaited, self.is_there = time.perf_counter(), False, True
+        if self.is_there:
+            return await self.given()
+        self.is_awaited, began = True, time.perf_counter()
+        try:
+            message = await self.given()
+        finally:
+            self.waited_s += time.perf_counter() - began
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.is_awaited, self.is_there = False, True
         return message
 
 

@@ -202,7 +202,7 @@ class LiveVersions:
             await send(message)
 
         def count(came_of_it: int) -> None:
-            live.tallies[version].add(came_of_it, 1000 * (time.perf_counter() - upload.there_at))
+            live.tallies[version].add(came_of_it, 1000 * (time.perf_counter() - began - upload.waited_s))
 
         try:
             await live.apps[version](scope, receive, told)

@@ -25,7 +25,7 @@ class Guardrails(Spec):
     max_error_rate: float | None = Field(None, ge=0, le=1)
     """Share of requests that fail by the service's fault (status 500 and above)."""
     max_p95_ms: float | None = Field(None, gt=0)
-    """Of the time from the whole request to the end of its answer, the 95th percentile."""
+    """Of the time to the end of an answer, less what was waited for the body, the 95th percentile."""
     min_requests: int = Field(50, ge=1, le=WINDOW)
     """Fewer say nothing."""
     max_loss: float | None = Field(None, ge=0)
