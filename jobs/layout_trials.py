@@ -68,11 +68,12 @@ def layout_trials(search: LayoutSearch, outlooks: Sequence[Outlook]) -> list[Lay
     Raises:
         KeyboardInterrupt: the search was interrupted; called again, it goes on.
     """
-    known = {_key(trial): trial for trial in search.book.read().values()}
+    noted = search.book.read()
+    known = {_key(trial): trial for trial in noted.values()}
     for place, outlook in enumerate(outlooks):
         fresh = LayoutTrial(values_of(outlook.layout), outlook.memory_bytes, outlook.step_s, rates=outlook.rates)
         search.book.note(f"{place:04d}", known.get(_key(fresh), fresh))
-    for name in [*search.book.read()][len(outlooks) :]:
+    for name in [*noted][len(outlooks) :]:
         search.book.remove(name)
     while True:
         before = _left_out(search.book)
