@@ -1,7 +1,8 @@
 """The suite's one Ray cluster."""
 
+import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +28,20 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
     hypothesis.settings.load_profile("suite")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no garbage be collected while a failure is described.
+
+    Before Python 3.11.8 and 3.12.2 a collection amid the reading of source code could let another thread read some,
+    too, and both failed (CPython's issue 106905): the suite ended there and did not say what had failed.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

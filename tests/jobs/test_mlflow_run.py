@@ -21,6 +21,7 @@ from cluster.processes import dying_with_parent
 from jobs import train
 from jobs.lineage import train_inputs
 from jobs.mlflow_run import MlflowRun, flat, mlflow_run
+from jobs.run_log import RunLog
 from jobs.spec import RingSpec
 from tests.jobs.conftest import Ring
 
@@ -86,7 +87,7 @@ def spec_of(ring: Ring, server: str) -> RingSpec:
 
 @pytest.mark.ray
 def test_a_training_run_shows_with_its_spec_its_epochs_and_its_version(
-    cluster: Cluster, prepared_ring: Ring, server: str, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, prepared_ring: Ring, server: str
 ) -> None:
     spec = spec_of(prepared_ring, server)
     made = train.run(spec, prepared_ring.storage)
@@ -96,11 +97,11 @@ def test_a_training_run_shows_with_its_spec_its_epochs_and_its_version(
     assert run.data.params["train.optimizer.learning_rate"] == "0.02"
     assert run.data.params["layout.replicate"] == "2"
     assert run.data.tags["rayline.version"] == made.folder.rsplit("/", 1)[1]
-    losses = re.findall(r"epoch \d/4  step (\d+)/\d+  loss (\S+)", capsys.readouterr().out)
-    assert len(losses) == 4
-    assert [(step, f"{loss:.4f}") for step, loss in history(server, run, "train/loss")] == [
-        (int(step), loss) for step, loss in losses
+    epochs = [
+        logged.report for logged in RunLog(prepared_ring.storage, f"checkpoints/films/{run.info.run_name}").epochs()
     ]
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+    assert history(server, run, "train/loss") == [(epoch.step, epoch.scalars()["train/loss"]) for epoch in epochs]
     row = re.search(r"\| ndcg_at_10 \| (\S+) ", made.summary)
     assert row
     assert f"{run.data.metrics['test/ndcg_at_10']:.4f}" == row[1]
