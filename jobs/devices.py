@@ -7,7 +7,7 @@ from math import floor
 from cluster.placement import Node
 from cluster.reservation import inventory
 from cluster.storage import Storage
-from jobs.known_devices import MEASURED, data_sheets, kept_devices
+from jobs.known_devices import MEASURED, data_sheets, for_a_worker, kept_devices
 from jobs.search.device import Device
 from jobs.spec import RingSpec
 
@@ -45,10 +45,10 @@ def device_here(spec: RingSpec, storage: Storage, nodes: Sequence[Node]) -> Devi
     measured, sheets = kept_devices(storage).get(MEASURED), data_sheets(spec.tune.device_table)
     fitting = _fitting(spec, nodes)
     if _takes_gpus(spec, fitting):
-        if measured and not measured.is_cpu:
-            return measured
         kinds = {node.gpu_type for node in fitting if node.total.get("GPU", 0.0)}
-        return sheets.get(kinds.pop()) if len(kinds) == 1 else None
+        sheet = sheets.get(kinds.pop()) if len(kinds) == 1 else None
+        found = measured if measured and not measured.is_cpu else sheet
+        return for_a_worker(found, spec) if found else None
     fitting = [node for node in fitting if node.total.get("CPU", 0.0) >= spec.placement.cpus_per_worker]
     # A worker alone may fill its node; what several take together, Ray's memory monitor sees to.
     memory_gib = max((node.total.get("memory", 0.0) for node in fitting), default=0.0) / 2**30

@@ -35,7 +35,13 @@ def device_foreseen(spec: RingSpec, storage: Storage) -> tuple[str, Device] | No
     """The device that a spec will stand on, and its name, where that is known without looking at the cluster."""
     known = known_devices(storage, spec.tune.device_table)
     name = spec.placement.gpu_type or MEASURED
-    return (name, known[name]) if name in known else None
+    return (name, for_a_worker(known[name], spec)) if name in known else None
+
+
+def for_a_worker(device: Device, spec: RingSpec) -> Device:
+    """What one worker has of it: of a GPU that several share, a part of the memory."""
+    part = 1.0 if device.is_cpu else min(spec.placement.gpus_per_worker, 1.0)
+    return device.model_copy(update={"memory_gib": device.memory_gib * part})
 
 
 def _own(table: str) -> dict[str, Device]:

@@ -5,8 +5,8 @@ POST /recommend   a user -> items; an unknown user gets a flagged cold start
 POST /feedback    a rating, durable before the answer
 """
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 from uuid import uuid4
 
@@ -18,11 +18,14 @@ from ray import serve
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.spec import RingSpec
+from jobs.workloads.ranker import Query
 from jobs.workloads.ranking import K
 from serving.ask import Question
+from serving.batcher import Batcher
 from serving.endpoint import Body, Health, as_text, endpoint, serving_version
 from serving.feedback import Event, FeedbackLog
 from serving.line_files import now
+from serving.measures import Measures
 from serving.problem import fault
 from serving.recommendation import Item, Recommendations
 from serving.replica_device import device_of_replica
@@ -90,12 +93,14 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
     )
     description = f"Recommendations by version `{recommendations.version}`."
     application = endpoint(recommendations.spec.name, description, health, max_body_bytes)
+    measures = Measures(recommendations.spec.name, uuid4().hex[:8])
+    note = partial(measures.batch, recommendations.version)
+    batcher = Batcher(recommendations.top, recommendations.most_at_once, note)
 
     @application.post("/recommend")
     async def recommend(request: RecommendRequest) -> Recommended:
         """The best items for a user that it has not rated yet."""
-        # In a thread, because a Serve replica answers its health checks on this very loop.
-        items = await asyncio.to_thread(recommendations.top, request.user_id, request.k, request.exclude)
+        [items] = await batcher.ask([Query(request.user_id, request.k, request.exclude)])
         return Recommended(
             user_id=request.user_id,
             version=recommendations.version,

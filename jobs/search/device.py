@@ -66,7 +66,7 @@ class Device(Spec):
     cores: float | None = Field(None, gt=0)
     """Devices that compute at full speed side by side, where they share processors; None where each has its own."""
     overheads: Overheads = Overheads()
-    measured: dict[Kind, dict[int, Link]] = {}
+    measured: dict[Kind, Annotated[dict[int, Link], Field(min_length=1)]] = {}
     """Of messages among so many, whatever is between them; instead of `inside` and `between`."""
     source: str
     """Where the numbers are from."""

@@ -71,11 +71,6 @@ class Trial:
         """The epoch after which it last took over another's weights; 0 where it never did."""
         return max((stint.epoch for stint in self.stints if stint.source != self.number), default=0)
 
-    @property
-    def seconds(self) -> float:
-        """For how long it held its devices."""
-        return self.device_s / layout_of(self.layout).num_workers
-
     def with_point(self, point: Point, metric: str, mode: str) -> "Trial":
         """The same after one more epoch; an epoch that is known already, as after a restart, changes nothing."""
         if point["num_epochs"] <= self.num_epochs:

@@ -6,6 +6,7 @@ plus the mean of its genres' embeddings.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,14 +26,13 @@ from jobs.features.step import Step
 from jobs.features.transform import Transform
 from jobs.features.vocabulary import UNKNOWN, Vocabulary
 from jobs.workloads.chain import Batch
-from jobs.workloads.device import device_of
 from jobs.workloads.dropout import RowDropout
 from jobs.workloads.partition import Partition
-from jobs.workloads.ranking import K, ranking_metrics, rmse, top_items
+from jobs.workloads.ranker import Query, Ranker
+from jobs.workloads.ranking import USERS_AT_ONCE, K, ranking_metrics, rmse, top_items
+from jobs.workloads.rated_items import RatedItems
 
 NUM_GOLDEN_USERS = 16
-USERS_AT_ONCE = 256
-"""Ranked together, so that their scores of a large catalogue fit in memory."""
 
 metrics: Sequence[str] = ("ndcg_at_10", "hit_rate_at_10", "rmse")
 lower_is_better = frozenset({"rmse"})
@@ -167,11 +167,18 @@ class Recommender(nn.Module):
         """Predicted ratings of pairs [rows]."""
         return self._rating(self.users(user), self.item_vectors(item), user, item)
 
-    def scores(self, user: Tensor) -> Tensor:
-        """How much each user wants each item, comparable within a user [users, items]."""
-        catalogue = self.items.weight + self.item_genres @ self.genres
-        scores: Tensor = self.users(user) @ catalogue.T + self.popularity.weight.squeeze(-1)
-        return scores
+    def scores(self, user: Tensor, catalogue: Tensor | None = None) -> Tensor:
+        """How much each user wants each item, comparable within a user [users, items].
+
+        Args:
+            catalogue: what `catalogue` returns, where that is at hand.
+        """
+        of_items = self.catalogue() if catalogue is None else catalogue
+        return torch.addmm(self.popularity.weight.squeeze(-1), self.users(user), of_items.T)
+
+    def catalogue(self) -> Tensor:
+        """The vectors of all items [items, embedding_dim]."""
+        return self.items.weight + self.item_genres @ self.genres
 
     def item_vectors(self, item: Tensor) -> Tensor:
         """An item's own embedding and the mean of its genres' [rows, embedding_dim]."""
@@ -241,7 +248,8 @@ def evaluate(spec: RecommenderSpec, model: nn.Module, transform: Transform, rows
     """RMSE over all rows; NDCG@10 and hit rate@10 over the users with a wanted row, items of their history left out."""
     assert isinstance(model, Recommender)
     users, relevant = wanted_items(spec, rows)
-    ndcg, hit_rate = ranking_metrics(_top_unseen(transform, users, model.scores), relevant)
+    scores = partial(model.scores, catalogue=model.catalogue())
+    ndcg, hit_rate = ranking_metrics(_top_unseen(transform, users, scores), relevant)
     batch = tensors(rows)
     error = rmse(model.ratings(batch["user"], batch["item"]), batch["rating"])
     return {"ndcg_at_10": ndcg, "hit_rate_at_10": hit_rate, "rmse": error}
@@ -266,7 +274,7 @@ def golden(spec: RecommenderSpec, model: nn.Module, transform: Transform, rows: 
     """Users, one of them unknown, with the items and scores they are answered: `user_id`, `item_ids`, `scores`."""
     assert isinstance(model, Recommender)
     user_ids = [*pc.unique(rows.column("user_id")).to_pylist()[:NUM_GOLDEN_USERS], "\x00 nobody"]
-    answers = [recommend(model, transform, user_id, K, ()) for user_id in user_ids]
+    answers = Ranker(model, transform).best([Query(user_id) for user_id in user_ids])
     item_ids = transform.lookups["items"].column("item_id")
     return pa.table(
         {
@@ -275,21 +283,6 @@ def golden(spec: RecommenderSpec, model: nn.Module, transform: Transform, rows: 
             "scores": [[score for _, score in answer] for answer in answers],
         }
     )
-
-
-@torch.no_grad()
-def recommend(
-    model: Recommender, transform: Transform, user_id: str, k: int, exclude: tuple[int, ...]
-) -> list[tuple[int, float]]:
-    """The best `k` items for a user with their scores, best first; fewer where the catalogue ends.
-
-    An unknown user gets what users want in general. Items of the user's history and of `exclude` are left out.
-    """
-    user = torch.tensor([transform.step("user").apply_row({"user_id": user_id})["user"]])
-    left_out = torch.cat([*_histories(transform, user), torch.tensor(exclude, dtype=torch.int64)])
-    scores = model.scores(user.to(device_of(model))).cpu()
-    top = top_items(scores, [left_out], min(k, scores.shape[1]))[0].tolist()
-    return [(index, float(scores[0, index])) for index in top if torch.isfinite(scores[0, index])]
 
 
 def wanted_items(spec: RecommenderSpec, rows: pa.Table) -> tuple[list[int], list[set[int]]]:
@@ -338,13 +331,5 @@ def _item_genres(transform: Transform) -> Tensor:
 
 def _top_unseen(transform: Transform, users: list[int], scores: Callable[[Tensor], Tensor]) -> Tensor:
     """The best items outside each user's history [users, K]; `scores` rates the catalogue for a few hundred users."""
-    groups = torch.split(torch.tensor(users), USERS_AT_ONCE)
-    return torch.cat([top_items(scores(group), _histories(transform, group), K) for group in groups])
-
-
-def _histories(transform: Transform, users: Tensor) -> list[Tensor]:
-    """The items that each user rated in training, int64; none for the unknown user."""
-    history = transform.lookups["history"]
-    order, items = history.column("user").to_numpy(), history.column("item").to_numpy()
-    starts, ends = (np.searchsorted(order, users.numpy(), side) for side in ("left", "right"))
-    return [torch.from_numpy(items[start:end].astype(np.int64)) for start, end in zip(starts, ends, strict=True)]
+    rated, groups = RatedItems(transform), torch.split(torch.tensor(users), USERS_AT_ONCE)
+    return torch.cat([top_items(scores(group), rated.of(group), K) for group in groups])

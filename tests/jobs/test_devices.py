@@ -49,6 +49,16 @@ def test_what_trains_here_is_what_was_measured_or_what_a_data_sheet_says(tmp_pat
     assert device_here(spec, storage, on_gpu) == shipped()["H100"]
 
 
+def test_workers_that_share_a_gpu_have_a_part_of_its_memory(tmp_path: Path) -> None:
+    shared = load_ring(SPEC, [f"storage={tmp_path}", "placement.gpus_per_worker=0.25"])
+    on_gpu = [Node("a", {"CPU": 4.0, "GPU": 2.0}, {}, "H100")]
+    whole = shipped()["H100"]
+    found = device_here(shared, Storage(shared.storage), on_gpu)
+    assert found == whole.model_copy(update={"memory_gib": whole.memory_gib / 4})
+    two = load_ring(SPEC, [f"storage={tmp_path}", "placement.gpus_per_worker=2"])
+    assert device_here(two, Storage(two.storage), on_gpu) == whole  # a worker computes on one of them
+
+
 def test_a_users_table_leaves_the_data_sheets_as_they_are(tmp_path: Path) -> None:
     lines = "\n".join(f"    {line}" for line in dump(device(3)).splitlines())
     (tmp_path / "mine.yaml").write_text(f"devices:\n  H100:\n{lines}\n")

@@ -43,5 +43,11 @@ def test_the_device_is_known_without_a_cluster_where_it_was_measured_or_is_named
     assert device_foreseen(spec, storage) == ("measured", device(3))
     named = load_ring(SPECS / "language.yaml", [f"storage={spec.storage}", "placement.gpu_type=H100"])
     assert device_foreseen(named, storage) == ("H100", shipped()["H100"])
+    shared = load_ring(
+        SPECS / "language.yaml",
+        [f"storage={spec.storage}", "placement.gpu_type=H100", "placement.gpus_per_worker=0.5"],
+    )
+    whole = shipped()["H100"]
+    assert device_foreseen(shared, storage) == ("H100", whole.model_copy(update={"memory_gib": whole.memory_gib / 2}))
     other = load_ring(SPECS / "language.yaml", [f"storage={spec.storage}", "placement.gpu_type=B900"])
     assert device_foreseen(other, storage) is None

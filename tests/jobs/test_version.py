@@ -17,6 +17,7 @@ from jobs import version
 from jobs.spec import RingSpec
 from jobs.version import _held_out
 from jobs.workloads import WORKLOADS, language, recommender
+from jobs.workloads.ranker import Query, Ranker
 from jobs.workloads.recommender import Recommender
 from tests.jobs.workloads import prepared as timeless
 from tests.jobs.workloads.example import Prepared, all_scores, made_up, naive_ranking, prepare
@@ -119,8 +120,9 @@ def test_golden_rows_replayed_on_what_is_read_back_are_equal(folder: Path) -> No
     assert isinstance(found.model, Recommender)
     ids = found.transform.lookups["items"].column("item_id").to_pylist()
     assert found.golden.num_rows == 17
-    for row in found.golden.to_pylist():
-        answer = recommender.recommend(found.model, found.transform, row["user_id"], 10, ())
+    rows = found.golden.to_pylist()
+    answers = Ranker(found.model, found.transform).best([Query(row["user_id"]) for row in rows])
+    for row, answer in zip(rows, answers, strict=True):
         assert [ids[index - 1] for index, _ in answer] == row["item_ids"]
         assert [score for _, score in answer] == row["scores"]
 

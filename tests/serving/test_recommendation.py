@@ -12,7 +12,8 @@ from cluster.errors import RegistryError
 from cluster.registry import Registry
 from cluster.storage import Storage
 from jobs.version import read
-from serving.recommendation import FOR_THE_UNDECIDED, Recommendations
+from jobs.workloads.ranker import Query
+from serving.recommendation import FOR_THE_UNDECIDED, Item, Recommendations
 
 
 @pytest.fixture
@@ -29,6 +30,11 @@ def vectors(published: Any, recommendations: Recommendations) -> dict[str, np.nd
     return found
 
 
+def top(recommendations: Recommendations, query: Query) -> list[Item]:
+    [items] = recommendations.top([query])
+    return items
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
@@ -39,7 +45,7 @@ def test_a_reason_is_the_most_similar_liked_item(
 ) -> None:
     mine = published.ratings.filter(pc.equal(published.ratings.column("user_id"), user_id)).to_pylist()
     liked = {row["item_id"]: row["rating"] for row in mine if row["rating"] >= 4.0}
-    for item in recommendations.top(user_id, 10, ()):
+    for item in top(recommendations, Query(user_id)):
         nearest = max(liked, key=lambda other: cosine(vectors[item.item_id], vectors[other]))
         name = nearest if int(nearest[1:]) % 10 == 0 else f"Film {nearest[1:]}"
         assert item.reason == f"similar to {name}, which you rated {liked[nearest]:g}"
@@ -47,13 +53,24 @@ def test_a_reason_is_the_most_similar_liked_item(
 
 def test_nothing_a_user_rated_in_training_is_recommended(published: Any, recommendations: Recommendations) -> None:
     mine = published.ratings.filter(pc.equal(published.ratings.column("user_id"), "3")).column("item_id").to_pylist()
-    top = recommendations.top("3", 100, ())
-    assert not {item.item_id for item in top} & set(mine)
-    assert 0 < len(top) < 60
+    items = top(recommendations, Query("3", 100))
+    assert not {item.item_id for item in items} & set(mine)
+    assert 0 < len(items) < 60
+
+
+def test_users_who_ask_together_are_answered_as_each_alone(recommendations: Recommendations) -> None:
+    queries = [Query("1", 7), Query("a stranger", 3), Query("2", 100, ["m1"]), Query("1", 1)]
+    together = recommendations.top(queries)
+    for query, items in zip(queries, together, strict=True):
+        alone = top(recommendations, query)
+        assert [item.model_dump(exclude={"score"}) for item in items] == [
+            item.model_dump(exclude={"score"}) for item in alone
+        ]
+        assert [item.score for item in items] == pytest.approx([item.score for item in alone])
 
 
 def test_an_item_without_title_or_genres_is_still_an_answer(recommendations: Recommendations) -> None:
-    everything = {item.item_id: item for item in recommendations.top("a stranger", 100, ())}
+    everything = {item.item_id: item for item in top(recommendations, Query("a stranger", 100))}
     assert everything["m10"].title is None
     assert everything["m7"].genres == []
     assert everything["m8"].title == "Film 8"
@@ -65,7 +82,7 @@ def test_a_user_who_liked_nothing_gets_another_reason(
     strict = recommendations.spec.workload.model_copy(update={"relevant_from": 5.1})
     spec = recommendations.spec.model_copy(update={"workload": strict})
     monkeypatch.setattr(Recommendations, "spec", spec)
-    assert {item.reason for item in recommendations.top("1", 3, ())} == {FOR_THE_UNDECIDED}
+    assert {item.reason for item in top(recommendations, Query("1", 3))} == {FOR_THE_UNDECIDED}
 
 
 def test_the_most_active_user_is_known(published: Any, recommendations: Recommendations) -> None:

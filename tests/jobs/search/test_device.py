@@ -96,6 +96,7 @@ def test_a_user_adds_a_line(tmp_path: Path) -> None:
         (None, "tune.device_table=.* cannot be read"),
         (b"devices: {B200: {memory_gib: 0}}", "B200.memory_gib"),
         (B200.replace(b"fp32: 60, ", b""), r"B200: tflops has bf16; give fp32 too"),
+        (B200 + b"    measured: {send: {}}\n", r"B200.measured.send: .* at least 1 item"),
         (B200.replace(b"bf16: 1745", b"bf16: 0"), r"B200.tflops.bf16: .* greater than 0"),
         (B200.replace(b"ours", b"\xe9"), r"tune.device_table=.* is no text in UTF-8"),
     ],

@@ -43,10 +43,6 @@ def test_an_epoch_that_is_told_again_after_a_restart_changes_nothing() -> None:
     assert trial.with_point({"num_epochs": 2, "score": 0.9}, "score", "max") == trial
 
 
-def test_seconds_are_those_of_one_device() -> None:
-    assert after([]).seconds == 5.0
-
-
 @pytest.mark.parametrize(
     "trial",
     [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score, root_mean_squared_error
 
-from jobs.workloads.ranking import ranking_metrics, rmse, top_items
+from jobs.workloads.ranking import LARGE, ranking_metrics, rmse, top_items
 
 NONE_SEEN = torch.empty(0, dtype=torch.int64)
 
@@ -78,3 +78,22 @@ def test_rmse_equals_that_of_scikit_learn() -> None:
     predicted, actual = draw.normal(3, 1, 1000).astype(np.float32), draw.integers(1, 6, 1000).astype(np.float32)
     expected = root_mean_squared_error(actual.astype(np.float64), predicted.astype(np.float64))
     assert rmse(torch.from_numpy(predicted), torch.from_numpy(actual)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("num_items", [LARGE, LARGE + 77])
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_the_best_of_a_large_catalogue_are_those_of_all(num_items: int, k: int) -> None:
+    draw = np.random.default_rng(k)
+    scores = np.stack([draw.permutation(num_items) for _ in range(3)]).astype(np.float32)
+    scores[0].sort()  # the best lie side by side, behind the last block
+    seen = [np.argsort(-row)[:5] for row in scores]
+    top = top_items(torch.from_numpy(scores.copy()), [torch.from_numpy(items) for items in seen], k)
+    for row, items, found in zip(scores, seen, top.tolist(), strict=True):
+        row[[0, *items]] = -1
+        assert found == np.argsort(-row)[:k].tolist()
+
+
+def test_a_large_catalogue_of_which_little_is_left_ends_with_the_unknown_item() -> None:
+    scores = torch.full((1, LARGE), -torch.inf)
+    scores[0, [5, 20_000]] = torch.tensor([1.0, 2.0])
+    assert top_items(scores, [NONE_SEEN], 4).tolist() == [[20_000, 5, 0, 0]]

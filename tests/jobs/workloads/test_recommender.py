@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cluster.errors import DataError
 from jobs.workloads import WORKLOADS, recommender
+from jobs.workloads.ranker import Query, Ranker
 from jobs.workloads.recommender import Recommender, RecommenderSpec
 from tests.jobs.workloads.example import Prepared, all_scores, made_up, naive_ranking, popularity_of, prepare
 
@@ -247,43 +248,6 @@ def test_held_out_rows_that_nobody_wanted_are_refused_with_the_way_out(prepared:
             measure()
 
 
-def test_recommendations_are_the_best_items_outside_history_and_exclusions(prepared: Prepared) -> None:
-    model = model_of(prepared)
-    scores = all_scores(model, prepared.transform)
-    for user_id in ("u0", "u7", "u39"):
-        user = prepared.transform.step("user").apply_row({"user_id": user_id})["user"]
-        seen = {row["item"] for row in prepared.train.table.to_pylist() if row["user_id"] == user_id}
-        exclude = (1, 2, 3)
-        candidates = [item for item in range(1, scores.shape[1]) if item not in seen and item not in exclude]
-        best = sorted(candidates, key=lambda item: -scores[user, item])[:10]
-        answer = recommender.recommend(model, prepared.transform, user_id, 10, exclude)
-        assert [item for item, _ in answer] == best
-        assert [score for _, score in answer] == pytest.approx([scores[user, item] for item in best])
-        assert [score for _, score in answer] == sorted((score for _, score in answer), reverse=True)
-
-
-@pytest.mark.parametrize("k", [1, 5, 10**9])
-def test_an_answer_ends_with_k_or_with_the_catalogue(prepared: Prepared, k: int) -> None:
-    seen = [row for row in prepared.train.table.to_pylist() if row["user_id"] == "u0"]
-    num_left = len(prepared.transform.lookups["items"]) - len(seen) - 1
-    unseen = next(i for i in range(1, 100) if i not in {row["item"] for row in seen})
-    answer = recommender.recommend(model_of(prepared), prepared.transform, "u0", k, (unseen,))
-    assert len(answer) == min(k, num_left)
-    assert len({item for item, _ in answer}) == len(answer)
-
-
-def test_an_unknown_user_is_recommended_what_users_want_in_general(prepared: Prepared) -> None:
-    model = model_of(prepared)
-    answer = recommender.recommend(model, prepared.transform, "never seen", 5, ())
-    popular = model.popularity.weight.detach().squeeze(1)[1:].argsort(descending=True)[:5] + 1
-    assert [item for item, _ in answer] == popular.tolist()
-
-
-def test_excluding_everything_leaves_an_empty_answer(prepared: Prepared) -> None:
-    everything = tuple(range(1, len(prepared.transform.lookups["items"]) + 1))
-    assert recommender.recommend(model_of(prepared), prepared.transform, "u0", 10, everything) == []
-
-
 @pytest.mark.parametrize("within", ["user_id", None])
 def test_nothing_of_a_held_out_row_reaches_what_is_fitted_or_looked_up(within: str | None) -> None:
     ratings, films = made_up()
@@ -352,8 +316,8 @@ def test_golden_rows_are_users_with_what_they_are_recommended(prepared: Prepared
     known = set(prepared.train.table.column("user_id").to_pylist())
     assert [row["user_id"] in known for row in golden] == [True] * 16 + [False]
     ids = prepared.transform.lookups["items"].column("item_id").to_pylist()
-    for row in golden:
-        answer = recommender.recommend(model, prepared.transform, row["user_id"], 10, ())
+    answers = Ranker(model, prepared.transform).best([Query(row["user_id"]) for row in golden])
+    for row, answer in zip(golden, answers, strict=True):
         assert row["item_ids"] == [ids[index - 1] for index, _ in answer]
         assert row["scores"] == [score for _, score in answer]
 
