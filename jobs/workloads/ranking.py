@@ -61,8 +61,8 @@ def _largest(scores: Tensor, k: int) -> Tensor:
     if scores.shape[1] < LARGE or num_blocks < 2 * k:
         return scores.topk(k, dim=1).indices
     in_blocks = num_blocks * BLOCK
-    places = torch.arange(scores.shape[1], device=scores.device)
-    maxima = scores[:, :in_blocks].unflatten(1, (num_blocks, BLOCK)).amax(2)
-    inside = places[:in_blocks].view(num_blocks, BLOCK)[maxima.topk(k, dim=1).indices].flatten(1)
-    candidates = torch.cat([inside, places[in_blocks:].expand(len(scores), -1)], dim=1)
+    best_blocks = scores[:, :in_blocks].unflatten(1, (num_blocks, BLOCK)).amax(2).topk(k, dim=1).indices
+    inside = best_blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)
+    behind = torch.arange(in_blocks, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    candidates = torch.cat([inside.flatten(1), behind], dim=1)
     return candidates.gather(1, scores.gather(1, candidates).topk(k, dim=1).indices)
