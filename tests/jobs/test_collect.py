@@ -4,10 +4,11 @@ import asyncio
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -126,18 +127,10 @@ def test_an_empty_feedback_file_is_no_event(cluster: Cluster, ring: Ring) -> Non
     assert not collect.run(ring.spec(), ring.storage).ran
 
 
-def staged(ring: Ring) -> bool:
-    return any(path.name.endswith(".incoming") for path in Path(ring.storage.path("raw/ratings")).iterdir())
-
-
-def is_past(moment: float) -> bool:
-    return time.monotonic() > moment
-
-
-def kill_when(ring: Ring, is_time: Callable[[], bool]) -> int:
-    """Start a collect, kill it when it is time, and return its exit code; nothing but whole files is ever seen."""
+def kill_at(ring: Ring, moment: float) -> int:
+    """Start a collect, kill it at that time, and return its exit code; nothing but whole files is ever seen."""
     process = ring.start("jobs.collect")
-    while not is_time() and process.poll() is None:
+    while time.monotonic() < moment and process.poll() is None:
         assert len(ids(ring)) in (0, 50)
         time.sleep(0.0005)
     process.kill()
@@ -153,19 +146,41 @@ def test_killed_at_any_moment_every_event_is_there_once_in_the_end(cluster: Clus
     codes: list[int] = []
     while 0 not in codes:
         dies = time.monotonic() + random.Random(len(codes)).uniform(0.8, 1.4) * (2 * len(codes) + 1)
-        codes.append(kill_when(ring, partial(is_past, dies)))
+        codes.append(kill_at(ring, dies))
     assert codes[0] == -signal.SIGKILL
     assert set(codes) == {0, -signal.SIGKILL}
     assert sorted(ids(ring)) == sorted(event.event_id for event in events)
 
 
+KILLED = """
+import os, runpy, signal, sys
+
+link = os.link
+
+def link_and_die(staged, name):
+    if {is_published}:
+        link(staged, name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.link = link_and_die
+sys.argv = ["collect", {spec!r}]
+runpy.run_module("jobs.collect", run_name="__main__")
+"""
+"""A collect that is killed right before or right after its file gets its name."""
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("moment", ["while it writes its file", "once its file is there"])
-def test_killed_as_it_publishes_every_event_is_there_once_in_the_end(cluster: Cluster, ring: Ring, moment: str) -> None:
+@pytest.mark.parametrize("is_published", [False, True])
+def test_killed_as_it_publishes_every_event_is_there_once_in_the_end(
+    cluster: Cluster, ring: Ring, is_published: bool
+) -> None:
     write(ring.storage, "a", [event(number) for number in range(50)])
-    published = Path(ring.storage.path(FIRST)).exists
-    assert kill_when(ring, published if "there" in moment else lambda: staged(ring)) == -signal.SIGKILL
-    collect.run(ring.spec(), ring.storage)
+    code = KILLED.format(is_published=is_published, spec=str(ring.spec_file))
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(Path(ring.storage.path("raw/ratings")).glob("*.incoming"))
+    assert len(ids(ring)) == 50 * is_published
+    assert collect.run(ring.spec(), ring.storage).ran != is_published
     assert sorted(ids(ring)) == sorted(f"e{number}" for number in range(50))
     assert not collect.run(ring.spec(), ring.storage).ran
 
