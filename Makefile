@@ -6,6 +6,7 @@ SPEC := jobs/specs/recommender.yaml
 BIN := .venv/bin
 RING := $(BIN)/python -m jobs.pipeline $(SPEC) storage=$(STORAGE) $(ARGS)
 SERVE := $(BIN)/python -m serving.app $(SPEC) storage=$(STORAGE) $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: run run-once test test-cluster test-local test-slow check
 
@@ -17,18 +18,19 @@ run-once: .venv/demo
 	$(BIN)/python -m jobs.movielens $(STORAGE)
 	$(BIN)/python -m cluster run -- sh -c '$(RING) && exec $(SERVE) --once'
 
-# Two halves side by side: what needs a cluster waits much of its time.
+# Two halves side by side: what needs a cluster waits much of its time. A test that fails there is tried once more:
+# most start processes, and a machine this busy may lose a race; the end tells which had a second try, and why.
 test: .venv/test
-	$(MAKE) --jobs=2 test-cluster test-local
+	$(MAKE) --jobs=2 test-cluster test-local PYTEST='$(PYTEST) --reruns 1 --rerun-show-tracebacks -raR'
 
 test-cluster test-local test-slow: .venv/test
 test-cluster:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray and not slow'
+	$(PYTEST) -m 'ray and not slow'
 test-local:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not ray'
+	$(PYTEST) -m 'not ray'
 
 test-slow:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: .venv/test
 	$(BIN)/ruff check
