@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cluster.layout import AXES, Layout
 from jobs.parallel.mesh import data_mesh, end_groups, num_averaged, open_mesh, sharding_axis
-from tests.jobs.parallel.workers import run_together
+from tests.jobs.parallel.workers import TIMEOUT_S, run_together
 
 LAYOUTS = [
     Layout(tensor=3),
@@ -100,7 +100,7 @@ def wait_in_vain(folder: Path) -> None:
     world._get_backend(torch.device("cpu")).options._timeout = timedelta(seconds=2)
     mesh = open_mesh(Layout(shard=2, tensor=2), "cpu")
     assert mesh is not None
-    waited, ends = folder / "waited", time.monotonic() + 40
+    waited, ends = folder / "waited", time.monotonic() + TIMEOUT_S
     if dist.get_rank() == 0:
         with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
             dist.all_reduce(torch.ones(1), group=mesh["shard"].get_group())

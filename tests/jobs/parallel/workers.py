@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180  # a deadline alone: a busy machine holds up a worker for many seconds
 START_METHOD = "forkserver"  # each worker begins as a copy of a process that has imported the slow modules
 PRELOADED = [
     "torch.distributed.checkpoint.state_dict",
