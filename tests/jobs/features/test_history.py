@@ -72,9 +72,9 @@ def test_a_million_rows_take_about_a_second() -> None:
             "delay": draw.normal(size=num_rows),
         }
     )
-    started = time.perf_counter()
+    started = time.process_time()  # what it takes of the CPUs, however many wait for them
     made = with_history(table, [history(5, 10**6)], [])
-    assert time.perf_counter() - started < 15  # loaded machines are many times slower
+    assert time.process_time() - started < 15  # loaded machines are several times slower
     frame = table.to_pandas()
     frame["past"] = [len(past) for past in made.column("past").to_pylist()]
     one = frame[frame["plane"] == "7"].sort_values("at")
