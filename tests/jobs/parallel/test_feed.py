@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -430,11 +431,17 @@ def window_a_step(numbered: Numbered, batch_size: int) -> Feed:
     return alone(source(numbered.num_rows, in_order(numbered, SEED, batch_size)), batch_size)
 
 
-def test_a_slow_source_is_measured_as_a_stall_and_a_ready_one_as_none() -> None:
-    gate = Gate(80)
+def test_a_slow_source_is_measured_as_a_stall_and_a_ready_one_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, opening = Gate(80), threading.Timer(WAIT_S, lambda: gate.is_open.set())
+
+    def looked_at_the_clock() -> float:
+        now_s = time.perf_counter()
+        if opening.ident is None:  # from here on the first step is waited for, however late that is
+            opening.start()
+        return now_s
+
+    monkeypatch.setattr("jobs.parallel.feed.time", SimpleNamespace(perf_counter=looked_at_the_clock))
     steps = window_a_step(gate, 8).epoch(0, 0)
-    opening = threading.Timer(WAIT_S, gate.is_open.set)
-    opening.start()
     assert next(steps).waited_s > WAIT_S / 2
     waited = []
     for step in range(1, 8):
