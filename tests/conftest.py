@@ -23,9 +23,16 @@ NUM_CPUS = 6  # logical: layouts of four workers run on a machine with fewer
 def pytest_configure() -> None:
     """Let Ctrl-C reach what the tests start, also where the suite itself runs in the background and is deaf to it.
 
-    Random tables are the same in every run: one that fails must fail again.
+    Random tables are the same in every run: one that fails must fail again. How long it takes to draw them says more
+    of the machine than of the test.
     """
-    hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+    hypothesis.settings.register_profile(
+        "suite",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
     hypothesis.settings.load_profile("suite")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
