@@ -17,6 +17,8 @@ from cluster.errors import ClusterError
 PROC = Path("/proc")
 PARENT_DEATH_SIGNAL = 1
 POLL_S = 0.1
+KILLED_WITHIN_S = 30.0
+"""How long the system may take to end what was killed: seconds, where it has much else to do."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,15 @@ def family(root: Process, mark: str) -> set[Process]:
 def end(root: Process, mark: str, patience_s: float) -> set[Process]:
     """Ask `root` to end, then the rest of its family, then kill what is left; returns what survived even that.
 
-    Each of the three has `patience_s` to take effect.
+    Each of the three has `patience_s` to take effect, and what is killed at least `KILLED_WITHIN_S`.
     """
     known = family(root, mark)
     _send({root} & known, signal.SIGTERM)
     _wait_gone({root}, patience_s)
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, max(patience_s, KILLED_WITHIN_S))):
         known |= family(root, mark)
         _send(known, number)
-        _wait_gone(known, patience_s)
+        _wait_gone(known, wait_s)
     return known & set(running())
 
 
