@@ -19,6 +19,7 @@ from cluster.environment import (
     token_path,
 )
 from cluster.errors import ClusterError
+from tests.ports import kept_ports
 
 UNIX_SOCKET_BYTES = 107
 NODE_ID_BYTES = 56
@@ -61,7 +62,7 @@ def test_haproxys_sockets_fit_into_an_address() -> None:
 
 
 def test_ports_are_the_preferred_ones_where_nothing_listens() -> None:
-    (free,) = free_ports(0)
+    (free,) = kept_ports(1)
     assert free_ports(free) == [free]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free))
