@@ -26,6 +26,7 @@ WRITE_BYTES = 16 * 1024 * 1024
 """What is held of a file that is written, and sent at once."""
 CLOSED_WITHIN_S = 5.0
 """How long a DataNode may take to close a file that it has all of."""
+POLL_S = 0.1
 BYTES = {"content-type": "application/octet-stream"}
 
 
@@ -146,7 +147,7 @@ class _File(WebHDFile):  # type: ignore[misc]  # fsspec has no types
         while (kept := self.fs.info(self.path)["size"]) != num_bytes:
             if time.monotonic() > ends:
                 raise OSError(f"a DataNode kept {kept:,} of {num_bytes:,} bytes")
-            time.sleep(CLOSED_WITHIN_S / 50)
+            time.sleep(POLL_S)
 
 
 def _with_time(info: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tests.ports import kept_ports
 HOST = "127.0.0.1"
 USER = "tester"
 SUPERUSER = "hdfs"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 300
 NAME_NODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 DATA_NODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
 ADMIN = "org.apache.hadoop.hdfs.tools.DFSAdmin"

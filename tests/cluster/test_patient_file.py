@@ -85,10 +85,11 @@ def test_gzip_and_parquet_are_read_through_it(tmp_path: Path) -> None:
     assert handler.num_failed >= 2
 
 
-def test_a_server_that_stays_away_is_given_up(path: str) -> None:
+def test_a_server_that_stays_away_is_given_up(path: str, pauses: list[float]) -> None:
     _, filesystem = flaky(True)
     with patience(0.3), pytest.raises(TimeoutError, match="no answer, tried for 0 s: the server is gone"):
         open_patiently(filesystem, path)
+    assert 0 < sum(pauses) <= 0.3
 
 
 def test_a_file_that_is_not_there_is_told_at_once(path: str) -> None:
@@ -123,6 +124,7 @@ def read_through_a_kill(storage: Storage, kill_and_start: Any) -> None:
 
 
 @pytest.mark.services
+@pytest.mark.usefixtures("long_patience")
 def test_kill_9_of_an_s3_server_in_the_middle_of_a_file_is_outlasted(s3: S3Server) -> None:
     def kill_and_start() -> None:
         s3.kill()
@@ -132,6 +134,7 @@ def test_kill_9_of_an_s3_server_in_the_middle_of_a_file_is_outlasted(s3: S3Serve
 
 
 @pytest.mark.services
+@pytest.mark.usefixtures("long_patience")
 @pytest.mark.parametrize("program", [NAME_NODE, DATA_NODE])
 def test_kill_9_of_an_hdfs_server_in_the_middle_of_a_file_is_outlasted(hdfs: HdfsServer, program: str) -> None:
     def kill_and_start() -> None:
