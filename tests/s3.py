@@ -22,7 +22,8 @@ from tests.ports import kept_ports
 HOST = "127.0.0.1"
 BUCKET = "ring"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "for-tests-only"}
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 300
+COUNTED_WITHIN_S = 60
 
 
 @dataclass
@@ -72,6 +73,13 @@ class S3Server:
             lines = answer.read().decode()
         partial = r'^SeaweedFS_s3_request_total{[^}]*code="206",type="GET"} (\S+)$'
         return sum(int(float(number)) for number in re.findall(partial, lines, re.MULTILINE))
+
+    def wait_for_reads(self, number: int) -> int:
+        """The same, once it has counted so many: it may do that a moment after it has answered."""
+        ends = time.monotonic() + COUNTED_WITHIN_S
+        while (counted := self.num_reads()) < number and time.monotonic() < ends:
+            time.sleep(0.05)
+        return counted
 
 
 @pytest.fixture(scope="session")
