@@ -219,6 +219,23 @@ def test_with_no_cluster_around_an_embedded_one_lives_as_long_as_the_block(home:
         socket.create_connection((host, int(port)), 5)
 
 
+def test_an_embedded_cluster_that_does_not_start_in_time_is_an_error_with_the_way_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray itself says it
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the suite's own connection may be open,
+    monkeypatch.setattr("cluster.lifecycle._adopt_authentication", lambda: None)  # and keeps its token
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with (
+        pytest.raises(ClusterError, match=r"could not be started: The current .* a busy machine may need a second try"),
+        connected(num_cpus=2),
+    ):
+        pass
+
+
 @pytest.mark.ray
 def test_kill_9_of_an_embedded_driver_leaves_no_process_behind(home: Path) -> None:
     """But for Ray's two agents, which try for a minute to tell the lost cluster of their end."""
