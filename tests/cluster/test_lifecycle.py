@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.environment import free_ports, token_path
+from cluster.environment import token_path
 from cluster.errors import ClusterError
 from cluster.head import Head, noted_head
 from cluster.lifecycle import REACH_TIMEOUT_S, Cluster, connected, find_address
 from cluster.processes import Process, command, end, family, find, running
+from tests.ports import kept_ports
 
 ROOT = Path(__file__).parents[2]
 CONNECT = """
@@ -36,7 +37,7 @@ assert not ray.is_initialized()
 """
 
 
-def python(*arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -120,7 +121,7 @@ def test_a_job_without_the_token_is_refused_with_401(up: Head, tmp_path: Path) -
         headers={"Content-Type": "application/json"},
     )
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=120)
     assert caught.value.code == 401
     assert not proof.exists()
 
@@ -164,7 +165,7 @@ def test_down_ends_every_process_also_those_of_jobs(up: Head) -> None:
         patch.setenv("RAY_ADDRESS", up.dashboard_url)
         sent = python("-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--", "sleep", "612")
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (job := sleeping_jobs(up)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert job
@@ -200,7 +201,7 @@ def test_run_takes_down_the_cluster_it_started_after_the_command_had_time_to_sto
     assert len(members) > 5
     runner.terminate()
     assert runner.stdout.read() == "stopped\n"
-    assert runner.wait(60) == 9
+    assert runner.wait(240) == 9
     assert wait_until_gone(members, 0) == set()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, int(port)), 5)
@@ -251,10 +252,10 @@ def test_kill_9_of_an_embedded_driver_leaves_no_process_behind(home: Path) -> No
     driver.kill()
     driver.wait()
     agents = {process for process in members if any("Agent" in part for part in command(process))}
-    assert wait_until_gone(members - agents, 20) == set()
+    assert wait_until_gone(members - agents, 120) == set()
     for agent in agents & set(running()):
         os.kill(agent.pid, signal.SIGKILL)
-    assert wait_until_gone(members, 10) == set()
+    assert wait_until_gone(members, 60) == set()
 
 
 @pytest.mark.ray
@@ -272,17 +273,29 @@ def test_ray_address_wins_over_everything_else(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{free}", "localhost", "no-such-host.invalid:6379"])
-def test_a_ray_address_that_does_not_answer_is_an_error_within_seconds(home: Path, address: str) -> None:
-    (free,) = free_ports(0)
-    given = address.format(free=free)
-    begin = time.monotonic()
-    with pytest.MonkeyPatch.context() as patch:
+def test_a_ray_address_that_does_not_answer_is_an_error_with_the_way_out(home: Path, address: str) -> None:
+    with socket.socket() as bound, pytest.MonkeyPatch.context() as patch:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        given = address.format(free=bound.getsockname()[1])
         patch.setenv("RAY_ADDRESS", given)
         ended = python("-m", "cluster", "status")
-    assert time.monotonic() - begin < REACH_TIMEOUT_S + 10
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"rayline: RAY_ADDRESS={given} does not answer")
     assert "unset RAY_ADDRESS" in ended.stderr
+
+
+def test_a_ray_address_that_does_not_answer_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_s = []
+
+    def connect(address: tuple[str, int], timeout_s: float) -> socket.socket:
+        waited_s.append(timeout_s)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379 does not answer within 5 s"):
+        find_address()
+    assert waited_s == [REACH_TIMEOUT_S] == [5.0]
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
@@ -308,18 +321,28 @@ def test_the_note_of_a_killed_cluster_does_not_lead_to_the_one_that_has_its_port
     assert find_address() is None
 
 
-@pytest.mark.ray
-def test_what_ray_start_left_running_is_found(home: Path) -> None:
-    (gcs, client, agent) = free_ports(0, 0, 0)
+def ray_start() -> tuple["subprocess.Popen[bytes]", Process, int]:
+    """What a user without Rayline calls: the child, which leads a session, and the port of its GCS."""
+    gcs, client, agent, dashboard = kept_ports(4)  # any other one may go to a server of Ray's own
     command = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={gcs}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += ["--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+    command += ["--include-dashboard=false", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
     head = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True, stdout=subprocess.DEVNULL)
     started = find(head.pid)
     assert started is not None
+    return head, started, gcs
+
+
+@pytest.mark.ray
+def test_what_ray_start_left_running_is_found(home: Path) -> None:
+    head, started, gcs = ray_start()
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while (found := find_address()) is None and time.monotonic() < deadline:
+            if head.poll() is not None:  # its own time-outs, which are fixed, are too short for a busy machine
+                end(started, "no mark", 5)
+                head, started, gcs = ray_start()
             time.sleep(0.2)
         assert found is not None
         assert found.endswith(f":{gcs}")
