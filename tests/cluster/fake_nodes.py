@@ -36,6 +36,7 @@ from cluster.placement import Demand
 from cluster.reservation import PlacedTrainer, TrialTrainer, check_room, trial_resources
 
 NODES, GPUS = "abcd", 3
+REMOVED_WITHIN_S = 60
 
 
 def report_place(settings: dict[str, Any]) -> None:
@@ -133,8 +134,17 @@ def search(trials: Sequence[dict[str, Any]]) -> None:
             run_config=ray.tune.RunConfig(storage_path=f"{folder}/tune", stop={"training_iteration": 2}, verbose=0),
         ).fit()
         seen = [seen_of(folder / str(number), parted(run)[0]) for number, run in enumerate(trials)]
-    left = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
-    print(json.dumps({"trials": seen, "errors": [str(error) for error in results.errors], "left": left}))
+    print(json.dumps({"trials": seen, "errors": [str(error) for error in results.errors], "left": reservations_left()}))
+
+
+def reservations_left() -> list[Any]:
+    """Those that stay: Ray removes one a while after it was told to."""
+    ends = time.monotonic() + REMOVED_WITHIN_S
+    while True:
+        left = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        if not left or time.monotonic() > ends:
+            return left
+        time.sleep(0.1)
 
 
 @contextmanager
