@@ -173,7 +173,7 @@ def main(arguments: Sequence[str]) -> None:
                 for run in json.loads(turn)
             ]
             for run in runs:
-                printed, _ = run.communicate(timeout=300)
+                printed, _ = run.communicate(timeout=600)
                 print(printed.strip().splitlines()[-1], flush=True)
 
 
