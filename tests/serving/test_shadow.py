@@ -1,6 +1,7 @@
 """What a shadow makes of what was answered, what it keeps, and what it leaves out."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def test_a_shadow_that_fails_is_counted_and_one_that_refuses_alike_agrees() -> N
 
 def test_both_answers_are_kept_a_line_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "LINES_A_FILE", 3)
+    monkeypatch.setattr(shadow, "WRITE_AFTER_S", math.inf)
     process = ShadowProcess(application, "new", Storage(str(tmp_path)), "loans")
     found = process.compare([exchange(ANSWER) for _ in range(2)])
     assert not list(tmp_path.rglob("*.jsonl"))
@@ -100,7 +102,8 @@ class Held:
         self.batches: list[int] = []
 
     def compare(self, exchanges: Sequence[Exchange]) -> Agreement:
-        self.goes_on.wait(30)
+        if not self.goes_on.wait(120):
+            raise TimeoutError("it was not let go on")
         if any(exchange.body == b'"die"' for exchange in exchanges):
             raise ConnectionError("the process died")
         self.batches.append(len(exchanges))
@@ -111,7 +114,7 @@ class Held:
 
 
 def settled(one: Shadow, num: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (told := one.told())["num_compared"] + told["num_left_out"] < num:
         assert time.monotonic() < deadline, told
         time.sleep(0.02)
