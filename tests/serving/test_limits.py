@@ -1,6 +1,7 @@
 """The ledger against the rule it states: never more than burst + rate x time, never more than the day's."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,8 +80,9 @@ def test_tenants_do_not_take_from_each_other() -> None:
     assert found.take("b", limits).num_requests == 1
 
 
-def test_a_stock_is_spent_before_the_ledger_is_asked_again_and_never_overdrawn() -> None:
+def test_a_stock_is_spent_before_the_ledger_is_asked_again_and_never_overdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, asked = Clock(), 0
+    monkeypatch.setattr("serving.limits.time", SimpleNamespace(monotonic=clock))  # a refusal holds for 10 ms of it
     found, limits = ledger(clock), TenantLimits(requests_per_s=100, burst=100)
 
     async def take(tenant: str, wanted: TenantLimits) -> Granted:
