@@ -1,5 +1,6 @@
 """Spans of a real exporter, read by a server that takes OTLP as a collector does."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ async def main():
     await asyncio.gather(request({"traceparent": PARENT}), request({}), request({}))
 
 asyncio.run(main())
+trace.get_tracer_provider().force_flush()  # a shutdown waits for 30 s at most, and leaves what is not sent by then
 trace.get_tracer_provider().shutdown()
 """
 
@@ -62,7 +64,8 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
 def test_spans_go_from_the_clients_to_the_model(collector: tuple[str, list[Any]]) -> None:
     """In a process of its own: a process has one provider, for good."""
     address, spans = collector
-    subprocess.run([sys.executable, "-c", PROGRAM, address], cwd=ROOT, check=True, timeout=60)
+    patient = {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "120"}  # what is sent again arrives twice
+    subprocess.run([sys.executable, "-c", PROGRAM, address], cwd=ROOT, check=True, timeout=300, env=patient)
     requests = [span for span in spans if span.name == "POST /predict"]
     batches = [span for span in spans if span.name == "model"]
     assert len(requests) == 3
