@@ -1,7 +1,6 @@
 """The application through OpenAI's own client: first without a server, then over HTTP from Serve."""
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +19,7 @@ from serving.ask import ask
 from serving.chat_template import prompt_of
 from serving.language import golden, questions, web
 from serving.language_model import LanguageModel
+from tests.ports import kept_ports
 from tests.serving.texts import CONTEXT_LENGTH, LINE
 
 BEGUN, GOES_ON = LINE[:16], LINE[16:]
@@ -180,14 +180,14 @@ def test_others_are_answered_while_a_prompt_is_read(
 
     def held(*given: Any) -> Any:
         begun.set()
-        if not health_is_told.wait(10):
+        if not health_is_told.wait(60):
             raise TimeoutError("nobody else was answered")
         return at_once(*given)
 
     async def both() -> tuple[httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(texts), base_url="http://test") as http:
             reading = asyncio.create_task(http.post(f"/v1/{path}", json={"model": "texts", "max_tokens": 3, **asked}))
-            await asyncio.to_thread(begun.wait, 10)
+            assert await asyncio.to_thread(begun.wait, 60)
             health = await http.get("/health")
             health_is_told.set()
             return health, await reading
@@ -199,9 +199,7 @@ def test_others_are_answered_while_a_prompt_is_read(
 @pytest.fixture(scope="module")
 def served(cluster: Cluster, published_texts: tuple[Storage, RingSpec, str]) -> Iterator[tuple[str, RingSpec, Storage]]:
     storage, spec, _ = published_texts
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = kept_ports(1)
     spec = spec.model_copy(update={"serving": spec.serving.model_copy(update={"port": port})})
     yield deploy(spec, storage), spec, storage
     remove(spec.name)
@@ -223,7 +221,10 @@ def test_texts_are_streamed_over_http_to_the_official_client(served: tuple[str, 
 @pytest.mark.ray
 def test_pieces_arrive_before_the_text_is_whole(served: tuple[str, RingSpec, Storage]) -> None:
     body = {"model": "texts", "prompt": BEGUN, "max_tokens": 40, "stream": True}
-    with httpx.Client() as client, client.stream("POST", f"{served[0]}/v1/completions", json=body) as response:
+    with (
+        httpx.Client(timeout=60) as client,
+        client.stream("POST", f"{served[0]}/v1/completions", json=body) as response,
+    ):
         assert response.headers["content-type"].startswith("text/event-stream")
         arrived = [time.monotonic() for line in response.iter_lines() if line]
     assert len(arrived) > 20
@@ -235,11 +236,11 @@ def test_pieces_arrive_before_the_text_is_whole(served: tuple[str, RingSpec, Sto
 def test_a_client_that_hangs_up_leaves_room_for_others(served: tuple[str, RingSpec, Storage]) -> None:
     """More streams are left than a replica goes on with at a time."""
     body = {"model": "texts", "prompt": "", "max_tokens": CONTEXT_LENGTH, "stream": True}
-    with httpx.Client() as client:
+    with httpx.Client(timeout=60) as client:
         for _ in range(20):
             with client.stream("POST", f"{served[0]}/v1/completions", json=body) as response:
                 next(response.iter_lines())
-    with openai.OpenAI(base_url=f"{served[0]}/v1", api_key="none", max_retries=0, timeout=20) as client:
+    with openai.OpenAI(base_url=f"{served[0]}/v1", api_key="none", max_retries=0, timeout=60) as client:
         answer = client.completions.create(model="texts", prompt=BEGUN, temperature=0, max_tokens=8)
     assert answer.choices[0].text == GOES_ON[:8]
 

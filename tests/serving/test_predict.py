@@ -1,7 +1,6 @@
 import base64
 import io
 import json
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,6 +30,7 @@ from serving.classifier import Classifier
 from serving.feedback import labels_of
 from serving.predict import MAX_ROWS, build, questions, web
 from tests.jobs.published import publish
+from tests.ports import kept_ports
 from tests.serving.tables import label_log
 
 SPECS = Path(__file__).parents[2] / "jobs/specs"
@@ -224,9 +224,7 @@ def test_build_refuses_an_unknown_version(loans: Any) -> None:
 def test_the_credit_table_goes_from_a_file_to_answers_over_http_without_code(cluster: Any, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     write_changed(storage, credit())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = kept_ports(1)
     stop_if_idle()
     overrides = [f"storage={tmp_path}", "train.num_epochs=2", "layout.replicate=1", f"serving.port={port}"]
     spec = load_ring(SPECS / "tabular.yaml", overrides)
