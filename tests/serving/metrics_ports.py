@@ -12,7 +12,7 @@ def samples() -> dict[str, float]:
     found: dict[str, float] = {}
     groups = json.loads(discovery_file().read_text())
     for target in [target for group in groups for target in group["targets"]]:
-        with urllib.request.urlopen(f"http://{target}/metrics", timeout=20) as response:
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=60) as response:
             for line in response.read().decode().splitlines():
                 if line.startswith("ray_rayline_"):
                     name, _, value = line.rpartition(" ")
