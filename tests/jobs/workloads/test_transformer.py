@@ -134,12 +134,14 @@ def test_attention_goes_by_positions_not_by_the_order_of_the_keys() -> None:
 
 
 def test_rotation_is_that_of_complex_numbers() -> None:
+    torch.manual_seed(0)
     vectors, position = torch.randn(2, 3, 5, 8), torch.randint(0, 1000, (2, 1, 5))
     turned = rotated(vectors, rotary_angle(position, 8, 500.0))
     torch.testing.assert_close(turned.double(), complex_rotation(vectors, position, 500.0), rtol=1e-4, atol=1e-4)
 
 
 def test_rotated_products_depend_on_the_distance_alone() -> None:
+    torch.manual_seed(0)
     query, key = torch.randn(16, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
 
     def product(query_at: int, key_at: int) -> float:
