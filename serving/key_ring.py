@@ -61,21 +61,29 @@ class KeyRing:
         """
         key_id = key_id_of(text)
         if key_id and self._known(key_id) is None:
-            await self._look_again()
+            await self._looked_for(key_id)
         known = self._known(key_id)
         if known is None:
             compare_with_nothing(text)
             return None
         return known if known.is_of(text) else None
 
-    async def _look_again(self) -> None:
-        """Return once storage was read, at the latest after a second; all who ask meanwhile wait for the same."""
+    async def _looked_for(self, key_id: str) -> None:
+        """Return once storage was read, at the latest after a second; all who ask meanwhile wait for the same.
+
+        A look that was under way may have begun before the key was made: where it did not find it, there is another.
+        """
+        until = time.monotonic() + LOOK_WITHIN_S
+        if self._asked and not self._asked.done():
+            await asyncio.wait({self._asked}, timeout=LOOK_WITHIN_S)
+            if self._known(key_id):
+                return
         if self._asked is None or self._asked.done():
             if time.monotonic() - self._asked_at < READ_AGAIN_S:
                 return
             self._asked_at = time.monotonic()
             self._asked = asyncio.get_running_loop().run_in_executor(self._thread, self._try_refresh)
-        await asyncio.wait({self._asked}, timeout=LOOK_WITHIN_S)
+        await asyncio.wait({self._asked}, timeout=max(0.0, until - time.monotonic()))
 
     def limits(self, tenant: str) -> TenantLimits:
         """Of a tenant."""

@@ -111,6 +111,33 @@ def test_all_who_show_a_new_key_at_once_are_let_in_by_one_look(log: AccessLog, m
     assert looks == 1
 
 
+def test_a_key_that_was_made_during_a_look_is_found_by_the_next(
+    log: AccessLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look has read storage before, and is slow to end: longer than the pause between two."""
+    monkeypatch.setattr("serving.key_ring.READ_AGAIN_S", 0)
+    ring = KeyRing(log)
+    refresh, was_read, go_on = ring.refresh, threading.Event(), threading.Event()
+
+    def slow() -> None:
+        refresh()
+        was_read.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(ring, "refresh", slow)
+
+    async def show() -> object:
+        before = asyncio.create_task(ring.key("rl_0123456789ab_"))
+        assert await asyncio.to_thread(was_read.wait, 60)
+        shown = asyncio.create_task(ring.key(log.create("acme", ["predict"], DAY)))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await before is None
+        return await shown
+
+    assert asyncio.run(show())
+
+
 def test_a_storage_that_is_away_holds_nobody_up_for_long(log: AccessLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.key_ring.LOOK_WITHIN_S", LOOK_WITHIN_S)
     text = log.create("acme", ["predict"], DAY)
