@@ -35,6 +35,7 @@ from tests.serving.test_app import free_port
 To = Callable[..., httpx.Response]
 ProblemIn = Callable[[httpx.Response, int], dict[str, Any]]
 LIMIT = 1000
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 ROW = {"in/come": 120.5, "age": 40, "home": "own", "shop": "3", "model_config": "x", "marks": [0.5, 1]}
 
 
@@ -204,9 +205,10 @@ class Guarded:
 
 @pytest.fixture
 def behind(tmp_path: Path) -> Guarded:
+    """For its ledger and its usage it is always noon."""
     storage = Storage(str(tmp_path))
-    log, ledger = AccessLog(storage, "films"), Ledger(lambda day: {})
-    keys, usage = KeyRing(log), UsageLog(storage, "films")
+    log, ledger = AccessLog(storage, "films"), Ledger(lambda day: {}, NOON.timestamp)
+    keys, usage = KeyRing(log), UsageLog(storage, "films", lambda: NOON)
 
     async def take(tenant: str, limits: TenantLimits) -> Granted:
         return ledger.take(tenant, limits)
@@ -314,7 +316,7 @@ def test_what_came_in_and_went_out_is_counted_by_key(to: To, behind: Guarded) ->
     to(behind.app, "POST", "/predict")
     to(Guard(failing, behind.keys, Stock(Limits.none), behind.usage), "POST", "/predict", headers=key)
     behind.usage.flush()
-    uses = {use.tenant: use for use in uses_on(behind.log.storage, "films", f"{datetime.now(UTC):%Y-%m-%d}")}
+    uses = {use.tenant: use for use in uses_on(behind.log.storage, "films", f"{NOON:%Y-%m-%d}")}
     acme = uses["acme"]
     assert (acme.num_requests, acme.num_refused, acme.num_failed) == (2, 1, 1)
     assert (acme.bytes_in, acme.bytes_out) == (700, 3)
@@ -340,7 +342,7 @@ def test_a_client_that_goes_away_is_not_billed_for_a_failure(behind: Guarded) ->
     guard = Guard(BodyLimit(size_of_body, LIMIT), behind.keys, Stock(Limits.none), behind.usage)
     asyncio.run(guard(scope, receive, send))
     behind.usage.flush()
-    [use] = uses_on(behind.log.storage, "films", f"{datetime.now(UTC):%Y-%m-%d}")
+    [use] = uses_on(behind.log.storage, "films", f"{NOON:%Y-%m-%d}")
     assert (use.num_requests, use.num_failed, use.bytes_in) == (1, 0, 4)
 
 
@@ -365,7 +367,7 @@ def test_usage_is_written_when_the_replica_stops(behind: Guarded) -> None:
     guard = Guard(lifespan, behind.keys, Stock(Limits.none), behind.usage)
     behind.usage.add(Use("acme", "0" * 12, 1))
     asyncio.run(guard({"type": "lifespan"}, unused, send))
-    assert used_on(behind.log.storage, "films", f"{datetime.now(UTC):%Y-%m-%d}") == {"acme": 1}
+    assert used_on(behind.log.storage, "films", f"{NOON:%Y-%m-%d}") == {"acme": 1}
     assert sent
 
 
