@@ -21,12 +21,12 @@ from jobs.spec import RingSpec
 from jobs.workloads import WORKLOADS
 from serving.app import APPLICATIONS, _ask_all, check_free, deploy, main, remove, stop_if_idle
 from serving.ask import Question, ask
+from tests.ports import kept_ports
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that stays free until Serve, seconds later, listens there."""
+    return kept_ports(1)[0]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_flipped_byte_ends_with_a_message_and_code_2(published: Any, spec_file
     content[-1] ^= 1
     weights.write_bytes(content)
     line = [sys.executable, "-m", "serving.app", str(spec_file), f"storage={tmp_path}", "--once"]
-    ended = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2
     assert "weights.safetensors differs from its checksum" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -80,9 +80,9 @@ def test_an_application_that_ends_while_it_is_asked_is_a_users_error() -> None:
 
 def test_a_taken_port_is_named_with_the_way_out() -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        port = free_port()
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         with pytest.raises(
             ClusterError, match=rf"port {port} of 127\.0\.0\.1 cannot be used.*serving\.port={port + 1}"
         ):
@@ -93,7 +93,7 @@ def test_a_taken_port_is_named_with_the_way_out() -> None:
 def test_importing_starts_and_writes_nothing(tmp_path: Path) -> None:
     code = "import serving.app, ray; raise SystemExit(ray.is_initialized())"
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=300, check=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -114,7 +114,7 @@ def served(cluster: Any, published: Any, tmp_path_factory: pytest.TempPathFactor
 def post(url: str, body: bytes) -> tuple[int, str, bytes]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, response.headers["content-type"], response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["content-type"], error.read()
