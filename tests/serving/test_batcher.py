@@ -21,7 +21,7 @@ class Model:
     def __call__(self, rows: list[int]) -> Sequence[int]:
         self.batches.append(rows)
         self.at_work.set()
-        assert self.is_free.wait(10)
+        assert self.is_free.wait(60)
         if any(row < 0 for row in rows):
             raise ValueError(f"{min(rows)} is below 0")
         return [2 * row for row in rows]
@@ -32,7 +32,7 @@ async def busy(model: Model, batcher: Batcher[int, int]) -> "asyncio.Task[list[i
     model.is_free.clear()
     model.at_work.clear()
     first = asyncio.create_task(batcher.ask([1]))
-    await asyncio.to_thread(model.at_work.wait, 10)
+    assert await asyncio.to_thread(model.at_work.wait, 60)
     return first
 
 
