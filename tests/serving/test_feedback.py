@@ -24,9 +24,11 @@ class SlowStorage(Storage):
     """A storage whose writes wait until the test lets them go."""
 
     opened: threading.Event = field(default_factory=threading.Event)
+    at_work: threading.Event = field(default_factory=threading.Event)
 
     def write(self, relative: str, content: bytes) -> None:
-        self.opened.wait(10)
+        self.at_work.set()
+        assert self.opened.wait(60)
         super().write(relative, content)
 
 
@@ -66,7 +68,7 @@ def test_append_returns_only_once_the_event_is_on_disk(tmp_path: Path) -> None:
     async def scenario() -> None:
         log = FeedbackLog(storage, "recommender")
         appended = asyncio.create_task(log.append(event(1)))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(storage.at_work.wait, 60)
         assert not appended.done()
         assert not storage.files("feedback")
         storage.opened.set()
@@ -82,9 +84,9 @@ def test_events_that_wait_for_a_write_share_the_next_file(tmp_path: Path) -> Non
     async def scenario() -> None:
         log = FeedbackLog(storage, "recommender")
         appended = [asyncio.create_task(log.append(event(0)))]
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(storage.at_work.wait, 60)
         appended += [asyncio.create_task(log.append(event(number))) for number in range(1, 51)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         storage.opened.set()
         await asyncio.gather(*appended)
 
@@ -126,7 +128,7 @@ def test_a_client_that_gives_up_disturbs_no_other(tmp_path: Path) -> None:
     async def scenario() -> None:
         log = FeedbackLog(storage, "recommender")
         given_up, patient = (asyncio.create_task(log.append(event(number))) for number in range(2))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(storage.at_work.wait, 60)
         given_up.cancel()
         storage.opened.set()
         await patient
