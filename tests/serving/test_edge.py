@@ -20,10 +20,16 @@ from ray.serve._private.constants import (
     SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
 )
 
-from cluster.environment import free_ports
 from cluster.errors import ClusterError
 from jobs.spec import TlsSpec
 from serving.edge import edge
+from tests.ports import kept_ports
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HAProxy may take as long to start as it does."""
+    monkeypatch.setattr("serving.edge.UP_WITHIN_S", 120)
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +78,18 @@ def behind() -> Iterator[int]:
 
 
 def tls_at(certificate: Path) -> TlsSpec:
-    return TlsSpec(certificate=str(certificate), port=free_ports(0)[0], host="127.0.0.1")
+    return TlsSpec(certificate=str(certificate), port=kept_ports(1)[0], host="127.0.0.1")
 
 
 def test_clients_speak_https_and_the_application_hears_http(certificate: Path, behind: int) -> None:
     tls = tls_at(certificate)
     trusting = ssl.create_default_context(cafile=str(certificate))
-    with edge(tls, behind):
+    with edge(tls, behind, 60):
         request = urllib.request.Request(f"https://localhost:{tls.port}/predict", b"asked")
-        with urllib.request.urlopen(request, context=trusting, timeout=20) as answer:
+        with urllib.request.urlopen(request, context=trusting, timeout=120) as answer:
             assert answer.read() == b"asked by https"
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=120)
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         with pytest.deprecated_call():
@@ -101,9 +107,9 @@ def test_headers_that_would_take_serves_deadline_or_its_watch_for_hang_ups_end_h
     trusting = ssl.create_default_context(cafile=str(certificate))
     heeded = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER: "0", SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER: "?1"}
     headers = {**heeded, "X-Request-Id": "mine"}
-    with edge(tls, behind):
+    with edge(tls, behind, 60):
         request = urllib.request.Request(f"https://localhost:{tls.port}/predict", b"asked", headers)
-        with urllib.request.urlopen(request, context=trusting, timeout=20) as answer:
+        with urllib.request.urlopen(request, context=trusting, timeout=120) as answer:
             assert answer.read().lower() == b"asked by https with x-request-id"
 
 
@@ -112,7 +118,7 @@ def test_a_header_that_never_ends_is_cut_off(certificate: Path, behind: int) -> 
     trusting = ssl.create_default_context(cafile=str(certificate))
     with (
         edge(tls, behind, 1),
-        socket.create_connection(("localhost", tls.port), timeout=30) as plain,
+        socket.create_connection(("localhost", tls.port), timeout=120) as plain,
         trusting.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         secured.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
