@@ -1,6 +1,7 @@
 """Texts together and alone, with a real model; only the faults of the last tests are planted."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,11 +43,44 @@ async def text(batch: ContinuousBatch, number: int, num_tokens: int = NUM_TOKENS
     return [token async for token in batch.tokens([START, number, number + 1], num_tokens, sampler)]
 
 
+class Held(Sampler):
+    """Draws its token of a number, from 0, once `token_NUMBER` is set, where that is given; the whole batch waits."""
+
+    def __init__(self, **until: threading.Event) -> None:
+        super().__init__(Sampling())
+        self.began, self._until = threading.Event(), until
+
+    def draw(self, logits: Tensor) -> int:
+        self.began.set()
+        if event := self._until.get(f"token_{self._drawn.total()}"):
+            assert event.wait(60)
+        return super().draw(logits)
+
+
+async def held(batch: ContinuousBatch, num_tokens: int, **until: threading.Event) -> "asyncio.Task[None]":
+    """A text that is being made, and goes on once the events are set."""
+    sampler = Held(**until)
+
+    async def take() -> None:
+        async for _ in batch.tokens([START], num_tokens, sampler):
+            pass
+
+    task = asyncio.create_task(take())
+    assert await asyncio.to_thread(sampler.began.wait, 60)
+    return task
+
+
 def test_each_of_many_texts_is_the_one_it_is_alone(batch: ContinuousBatch) -> None:
     """Eight of different lengths in room for three."""
 
     async def together() -> list[list[int]]:
-        return list(await asyncio.gather(*(text(batch, number, 5 + 3 * number) for number in range(8))))
+        all_are_asked = threading.Event()
+        before = await held(batch, 1, token_0=all_are_asked)
+        texts = [asyncio.create_task(text(batch, number, 5 + 3 * number)) for number in range(8)]
+        await asyncio.sleep(0)
+        all_are_asked.set()
+        await before
+        return list(await asyncio.gather(*texts))
 
     async def alone() -> list[list[int]]:
         return [await text(batch, number, 5 + 3 * number) for number in range(8)]
@@ -58,19 +92,20 @@ def test_each_of_many_texts_is_the_one_it_is_alone(batch: ContinuousBatch) -> No
 
 
 def test_a_text_that_comes_later_is_not_behind_a_long_one(batch: ContinuousBatch) -> None:
-    async def order() -> list[str]:
-        ended: list[str] = []
+    """The long one has a token when the short one comes, and does not get its last ones before that is done."""
+    is_asked, is_done = threading.Event(), threading.Event()
 
-        async def note(name: str, num_tokens: int) -> None:
-            await text(batch, len(name), num_tokens)
-            ended.append(name)
+    async def both() -> list[int]:
+        long = await held(batch, 45, token_0=is_asked, token_40=is_done)
+        short = asyncio.create_task(text(batch, 1, 2))
+        await asyncio.sleep(0)
+        is_asked.set()
+        found = await short
+        is_done.set()
+        await long
+        return found
 
-        long = asyncio.create_task(note("long", 45))
-        await asyncio.sleep(0.01)
-        await asyncio.gather(long, note("short", 2))
-        return ended
-
-    assert asyncio.run(order()) == ["short", "long"]
+    assert len(asyncio.run(both())) == 2
 
 
 def test_a_caller_that_leaves_off_frees_its_place() -> None:
@@ -119,11 +154,16 @@ def test_a_text_that_cannot_be_drawn_ends_alone(batch: ContinuousBatch, num_draw
 
     async def others() -> list[list[int]]:
         """Two beside it, and one in its place."""
+        all_are_asked = threading.Event()
+        before = await held(batch, 1, token_0=all_are_asked)
         ended = asyncio.create_task(broken())
-        texts = await asyncio.gather(*(text(batch, number) for number in (1, 2, 3)))
+        texts = [asyncio.create_task(text(batch, number)) for number in (1, 2, 3)]
+        await asyncio.sleep(0)
+        all_are_asked.set()
+        await asyncio.gather(before, *texts)
         with pytest.raises(ArithmeticError, match="no chance"):
             await ended
-        return list(texts)
+        return [await each for each in texts]
 
     async def alone() -> list[list[int]]:
         return [await text(batch, number) for number in (1, 2, 3)]
