@@ -40,7 +40,7 @@ from serving.replica_device import check_gpus
 from serving.shares import ShareLog
 
 REQUEST_TIMEOUT_S = 60.0
-REACHABLE_WITHIN_S = 30.0
+REACHABLE_WITHIN_S = 120.0
 
 
 class Application(Protocol):

@@ -13,7 +13,8 @@ from typing import Any
 
 from cluster.errors import ClusterError
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 65.0
+"""A little more than Serve gives a request, so that its answer is heard."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Heeds no http_proxy: what is asked is this machine or the cluster, and an operator's pass is for nobody else."""
 
