@@ -1,9 +1,10 @@
 """A small ring: generated ratings in files as a user has them, and the spec that reads them."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,22 @@ class Ring:
 
     def start(self, module: str, *overrides: str) -> subprocess.Popen[str]:
         """The stage as a user starts it, in a process of its own."""
+        return self._start(["-m", module, str(self.spec_file), *overrides])
+
+    def kill(self, moment: str, which: str | int, module: str, *overrides: str) -> None:
+        """Start the stage, and let its driver be killed at a moment of `killed_stage`."""
+        process = self.start_with_a_kill(moment, which, module, *overrides)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == -signal.SIGKILL, f"it ended before {moment} {which}:\n{output}"
+
+    def start_with_a_kill(self, moment: str, which: str | int, module: str, *overrides: str) -> subprocess.Popen[str]:
+        """The stage, which is killed from inside at a moment of `killed_stage`, or a worker of it."""
+        code = "from tests.jobs.killed_stage import main; main()"
+        return self._start(["-c", code, moment, str(which), module, str(self.spec_file), *overrides])
+
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", module, str(self.spec_file), *overrides],
+            [sys.executable, *arguments],
             cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -84,7 +99,7 @@ class Ring:
     def call(self, module: str, *overrides: str) -> tuple[int, str]:
         """Exit code and all output of a stage."""
         process = self.start(module, *overrides)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=500)
         return process.returncode, output
 
 
