@@ -40,7 +40,7 @@ def counts(folder: Path) -> list[tuple[int, int]]:
 
 def wait_for(folder: Path, run: subprocess.Popen[str], num_steps: int, workers: Sequence[int]) -> None:
     """See `WaitFor`."""
-    deadline_s = time.monotonic() + 150
+    deadline_s = time.monotonic() + 300
     while [each for each, _ in counts(folder)] != [*workers] or counts(folder)[-1][1] < num_steps:
         assert run.poll() is None, f"training ended with {run.returncode} before {workers} were seen"
         assert time.monotonic() < deadline_s, f"{workers} did not come, but {counts(folder)}"

@@ -10,13 +10,14 @@ from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
+from cluster.scaling import is_to_stop
 from jobs.parallel.collectives import from_first, rank, world_size
 from jobs.parallel.feed import StepRows
 from jobs.training_step import StepResult, TrainingStep
 from jobs.workloads.chain import Batch
 
-SLOW_S, HELD_S = 0.2, 1.0
-"""Added to each of the first steps of a start, as many as the file `slow` says, and to those that follow."""
+SLOW_S, LOOK_S = 0.2, 0.05
+"""Added to each of the first steps of a start, as many as the file `slow` says; and between looks after those."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class NotedStart:
 def written_down(folder: Path) -> Iterator[None]:
     """Write each step of this process below `folder`, a file for each. As long as there is `slow` there, go slowly.
 
-    So training is still under way when what is to happen to it happens, however long that takes to come.
+    After its first steps a start stands still until it is asked to stop. So training is still under way when what is
+    to happen to it happens, however long that takes to come.
     """
     start, workers = from_first(time.time_ns()), world_size()
     steps = folder / "steps"
@@ -65,7 +67,11 @@ def written_down(folder: Path) -> Iterator[None]:
         }
         (steps / f"{start}-{workers}-{number}-{rank()}").write_text(json.dumps(note))
         with suppress(FileNotFoundError):
-            time.sleep(SLOW_S if next(made) < int((folder / "slow").read_text()) else HELD_S)
+            if next(made) < int((folder / "slow").read_text()):
+                time.sleep(SLOW_S)
+            elif rank() == 0:  # the others wait for it in the next step
+                while (folder / "slow").exists() and not is_to_stop():
+                    time.sleep(LOOK_S)
         return result
 
     with patch.object(TrainingStep, "__call__", noted):
