@@ -1,6 +1,7 @@
 """How busy the network is: none where a worker is alone, more where messages take longer."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -22,25 +23,39 @@ def test_intervals_that_overlap_count_once(intervals: list[tuple[float, float]],
 
 
 def write_shares(folder: Path) -> None:
-    """Of steps that wait for the other worker for a fifth of a second, for half of one, and not at all."""
+    """Of steps in which the other worker comes late, twice, and not at all; each with bounds by the clock."""
     shares = []
-    for waits_s in (0.2, 0.5, None):
+    for waits_s in (0.05, 0.3, None):
+        gate = folder / f"gate {waits_s}"
+        clock: list[float] = []
 
-        def step(waits_s: float | None = waits_s) -> int:
-            if rank() == 0:
-                torch.ones(200, 200).matmul(torch.ones(200, 200))
-                time.sleep(0.2)  # work that is no message
-            if waits_s is not None:
-                if rank() == 1:
-                    time.sleep(0.2 + waits_s)
+        def step(waits_s: float | None = waits_s, gate: Path = gate, clock: list[float] = clock) -> int:
+            if rank() == 1 and waits_s is not None:
+                gate.read_text()  # until the other worker has waited
                 dist.all_reduce(torch.ones(4))
+            if rank() == 0:
+                clock.append(time.perf_counter())
+                torch.ones(200, 200).matmul(torch.ones(200, 200))
+                clock.append(time.perf_counter())
+                time.sleep(0.1)  # work that is no message
+                if waits_s is not None:
+                    clock.append(time.perf_counter())
+                    message = dist.all_reduce(torch.ones(4), async_op=True)
+                    clock.append(time.perf_counter())
+                    time.sleep(waits_s)
+                    clock.append(time.perf_counter())
+                    gate.write_text("come")
+                    message.wait()
+                    clock.append(time.perf_counter())
             return 7
 
+        if rank() == 0 and waits_s is not None:
+            os.mkfifo(gate)
         dist.barrier()
         if rank() == 0:
             result, share = communication_share(step, on_gpu=False)
             assert result == 7
-            shares.append(share)
+            shares.append((share, clock))
         else:
             step()
     (folder / f"{rank()}.json").write_text(json.dumps(shares))
@@ -48,7 +63,8 @@ def write_shares(folder: Path) -> None:
 
 def test_the_share_is_the_time_that_messages_take(tmp_path: Path) -> None:
     run_together(2, write_shares, tmp_path)
-    short, long, none = json.loads((tmp_path / "0.json").read_text())
+    *late, (none, _) = json.loads((tmp_path / "0.json").read_text())
     assert none == 0
-    assert 0.2 < short < long
-    assert long > 0.5
+    for share, (begun, multiplied, before, sent, waited, received) in late:
+        least, most = waited - sent, received - before  # that the message can have taken
+        assert least / (least + sent - begun) - 0.01 < share < most / (most + before - multiplied) + 0.01
