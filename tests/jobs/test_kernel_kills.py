@@ -22,6 +22,6 @@ def test_a_node_that_came_meanwhile_has_killed_nobody() -> None:
 
 @pytest.mark.ray
 def test_every_node_answers(cluster: Cluster) -> None:
-    counts = kernel_kills.kernel_kills()
-    assert len(counts) == 1
-    assert [*counts.values()] == [kernel_kills.count_here()]
+    before = kernel_kills.count_here()  # of the whole machine, on which it may rise meanwhile
+    (count,) = kernel_kills.kernel_kills().values()
+    assert before <= count <= kernel_kills.count_here()
