@@ -50,7 +50,7 @@ def test_what_was_added_shows_while_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_keeps_what_it_had_added(tmp_path: Path) -> None:
-    died = subprocess.run([sys.executable, "-c", ADD_AND_DIE, str(tmp_path)], timeout=60, check=False)
+    died = subprocess.run([sys.executable, "-c", ADD_AND_DIE, str(tmp_path)], timeout=300, check=False)
     assert died.returncode == -signal.SIGKILL
     assert shown(Storage(str(tmp_path))) == {"loss": [(1, 0.5), (2, 0.25)]}
 

@@ -155,7 +155,7 @@ def test_a_search_in_which_every_trial_fails_says_why(prepared_ring: Ring, clust
     assert unfinished(prepared_ring) == []
 
 
-def wait_until_free(limit_s: float = 30) -> None:
+def wait_until_free(limit_s: float = 120) -> None:
     gc.collect()  # an earlier training in this process may not have let go of its controller
     deadline = time.monotonic() + limit_s
     while any(holding := in_use().values()):
