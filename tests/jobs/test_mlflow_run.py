@@ -14,7 +14,6 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.environment import free_ports
 from cluster.errors import SpecError, StorageError
 from cluster.lifecycle import Cluster
 from cluster.processes import dying_with_parent
@@ -24,6 +23,7 @@ from jobs.mlflow_run import MlflowRun, flat, mlflow_run
 from jobs.run_log import RunLog
 from jobs.spec import RingSpec
 from tests.jobs.conftest import Ring
+from tests.ports import kept_ports
 
 ADD_AND_DIE = """
 import os, signal, sys
@@ -38,7 +38,7 @@ with mlflow_run(load_ring(sys.argv[1], sys.argv[2:]), "key of a killed run") as 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server with an empty store."""
-    folder, (port,) = tmp_path_factory.mktemp("mlflow"), free_ports(0)
+    folder, (port,) = tmp_path_factory.mktemp("mlflow"), kept_ports(1)
     address = f"http://127.0.0.1:{port}"
     options = {"backend-store-uri": f"sqlite:///{folder}/runs.db", "port": port, "workers": 1}
     process = subprocess.Popen(
@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(url, timeout=5)
