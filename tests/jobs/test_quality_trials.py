@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,14 +70,9 @@ def test_a_search_whose_driver_was_killed_goes_on_where_it_was(prepared_ring: Ri
     spec, storage = prepared_ring.spec(*overrides), prepared_ring.storage
     key = tune_inputs(spec, storage).key
     book = Book(storage, f"plans/films/{key}.search/trials", Trial)
-    process = prepared_ring.start("jobs.tune", *overrides)
-    while not any(trial.num_epochs >= 2 for trial in book.read().values()):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
+    prepared_ring.kill("trial", 2, "jobs.tune", *overrides)
     before = [*book.read().values()]
-    assert any(trial.outcome == "under way" for trial in before)
+    assert [(trial.outcome, trial.num_epochs) for trial in before] == [("under way", 2)]
     with pytest.raises(SpecError, match=r"placement\.gpu_type=H100 needs a GPU"):
         tune.run(prepared_ring.spec(*overrides, "placement.gpu_type=H100"), storage)
     assert [*book.read().values()] == before
