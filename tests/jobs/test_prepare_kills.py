@@ -2,23 +2,26 @@
 
 import os
 import signal
-import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.data import Dataset
 
 from cluster.lifecycle import Cluster
-from cluster.processes import command, running
 from cluster.storage import Storage
 from jobs import prepare
+from jobs.dataset import each
 from jobs.prepared_files import as_parquet
 from jobs.spec import load_ring
 from tests.jobs.conftest import Ring
+from tests.jobs.killed_stage import claimed
 
-NUM_FILES, ROWS_A_FILE, NUM_KILLS = 12, 20_000, 2
+NUM_FILES, ROWS_A_FILE = 12, 20_000
 SPEC = """
 name: table
 storage: {storage}
@@ -63,41 +66,31 @@ def prepared(folder: Path, in_process_bytes: int) -> dict[str, bytes]:
     }
 
 
-class Killer:
-    """Kills workers that are at work on rows, one now and then."""
-
-    def __init__(self) -> None:
-        self.num_killed = 0
-        self._ended = Event()
-        self._thread = Thread(target=self._kill, daemon=True)
-
-    def __enter__(self) -> "Killer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _kill(self) -> None:
-        while self.num_killed < NUM_KILLS and not self._ended.wait(0.4):
-            at_work = [process for process in running() if "ray::MapBatches" in " ".join(command(process))]
-            if at_work:
-                os.kill(at_work[0].pid, signal.SIGKILL)
-                self.num_killed += 1
+def read_until(item: str, read: Callable[[str], Iterator[pa.Table]], mark: Path) -> Iterator[pa.Table]:
+    """What a worker makes of an item; the first worker that has made something is killed before its task ends."""
+    for table in read(item):
+        if claimed(mark):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield table
 
 
 @pytest.mark.ray
-def test_killed_workers_lose_nothing_and_repeat_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_killed_workers_lose_nothing_and_repeat_nothing(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_raw(Storage(str(tmp_path / "one")))
+    write_raw(Storage(str(tmp_path / "many")))
     undisturbed = prepared(tmp_path / "one", 10**9)
-    for attempt in "abcd":  # on a busy machine the work may be done before the killer has looked twice
-        write_raw(Storage(str(tmp_path / attempt)))
-        with Killer() as killer:
-            assert prepared(tmp_path / attempt, 0) == undisturbed
-        if killer.num_killed == NUM_KILLS:
-            return
-    pytest.fail("the work was always done before two workers were killed")
+    marks: list[Path] = []
+
+    def each_until(items: Sequence[str], read: Callable[[str], Iterator[pa.Table]], **options: Any) -> Dataset:
+        marks.append(tmp_path / f"pass {len(marks)}")
+        return each(items, partial(read_until, read=read, mark=marks[-1]), **options)
+
+    monkeypatch.setattr("jobs.blocks.each", each_until)
+    assert prepared(tmp_path / "many", 0) == undisturbed
+    assert len(marks) > 2  # the rows are read, fitted on and written
+    assert all(mark.exists() for mark in marks)
 
 
 @pytest.mark.ray
@@ -108,13 +101,7 @@ def test_a_killed_driver_leaves_nothing_that_readers_see_and_the_next_run_makes_
     write_raw(Storage(str(tmp_path / "many")))
     undisturbed = prepared(tmp_path / "one", 10**9)
     ring.spec_file.write_text(SPEC.format(storage=tmp_path / "many", in_process_bytes=0))
-    process = ring.start("jobs.prepare")
-    ends = time.monotonic() + 60
-    while not list(tmp_path.glob("many/prepared/table/.*.incoming/train/*")):  # in the middle of writing
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
+    ring.kill("block", 2, "jobs.prepare")  # of four: small files are read together
+    assert list(tmp_path.glob("many/prepared/table/.*.incoming/train/*"))
     assert Storage(str(tmp_path / "many")).folders("prepared/table") == []
     assert prepared(tmp_path / "many", 0) == undisturbed
