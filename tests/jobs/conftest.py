@@ -77,12 +77,12 @@ class Ring:
 
     def kill(self, moment: str, which: str | int, module: str, *overrides: str) -> None:
         """Start the stage, and let its driver be killed at a moment of `killed_stage`."""
-        process = self.start_with_a_kill(moment, which, module, *overrides)
+        process = self.start_held(moment, which, module, *overrides)
         output, _ = process.communicate(timeout=500)
         assert process.returncode == -signal.SIGKILL, f"it ended before {moment} {which}:\n{output}"
 
-    def start_with_a_kill(self, moment: str, which: str | int, module: str, *overrides: str) -> subprocess.Popen[str]:
-        """The stage, which is killed from inside at a moment of `killed_stage`, or a worker of it."""
+    def start_held(self, moment: str, which: str | int, module: str, *overrides: str) -> subprocess.Popen[str]:
+        """The stage with what happens to it from inside at a moment of `killed_stage`."""
         code = "from tests.jobs.killed_stage import main; main()"
         return self._start(["-c", code, moment, str(which), module, str(self.spec_file), *overrides])
 

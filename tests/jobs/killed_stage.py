@@ -8,11 +8,14 @@ MOMENT is one of
     `step`    the driver, when the first worker is about to make step WHICH
     `worker`  that worker itself, then
     `block`   the driver, when WHICH blocks of prepared rows are written
+    `pause`   nobody; the worker that has read WHICH blocks of raw rows waits while the file `paused` is there, for
+              a test to kill what it reads from
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -27,13 +30,14 @@ import pyarrow as pa
 
 from cluster.command import run as run_command
 from cluster.storage import Storage
-from jobs import prepare, train
+from jobs import prepare, raw_rows, train
 from jobs.parallel.collectives import rank
 from jobs.parallel.feed import StepRows
+from jobs.raw_block import Part, RawBlock
 from jobs.training_step import StepResult, TrainingStep
 from jobs.trial_watch import TrialWatch
 
-train_on_worker, write_block = train.train_on_worker, prepare.write_block
+train_on_worker, write_block, read_block = train.train_on_worker, prepare.write_block, raw_rows._good
 
 
 def end(pid: int) -> None:
@@ -95,6 +99,16 @@ def write_until(
     return written
 
 
+def read_until(table: raw_rows.RawTable, part: Part, number: int, block: RawBlock, last: int, marks: Path) -> pa.Table:
+    """What checks a block that was read, on a worker."""
+    rows = read_block(table, part, number, block)
+    if next(place for place in count(1) if claimed(marks / str(place))) == last:
+        (marks / "paused").touch()
+        while (marks / "paused").exists():
+            time.sleep(0.05)
+    return rows
+
+
 def main() -> None:
     """Run the stage until its moment comes."""
     moment, which, module, *arguments = sys.argv[1:]
@@ -104,6 +118,8 @@ def main() -> None:
         sys.stdout.write = partial(say_until, say=sys.stdout.write, words=which)  # type: ignore[method-assign]
     elif moment == "trial":
         watch_until(int(which))
+    elif moment == "pause":
+        raw_rows._good = partial(read_until, last=int(which), marks=marks)
     elif moment == "block":
         prepare.write_block = partial(write_until, last=int(which), driver=driver, marks=marks)
     else:

@@ -69,7 +69,7 @@ def undisturbed(cluster: Cluster, prepared_ring: Ring) -> dict[str, float]:
 @pytest.mark.ray
 def test_a_killed_worker_costs_nothing_but_time(cluster: Cluster, undisturbed: dict[str, float], ring: Ring) -> None:
     prepare.run(ring.spec(), ring.storage)
-    process = ring.start_with_a_kill("worker", AMID, "jobs.train", *LONG)
+    process = ring.start_held("worker", AMID, "jobs.train", *LONG)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     assert went_on_from(ring)
