@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import shutil
 import socket
 import time
@@ -9,7 +10,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -504,3 +505,34 @@ def test_what_attackers_send_costs_the_others_nothing(served: Served) -> None:
         answer = served.send(sent)
         assert answer == b"" or answer.split()[1].startswith(b"4"), (what, answer[:200])
         assert served.ask(key) == 200, what
+
+
+@pytest.mark.ray
+def test_slow_clients_keep_nobody_waiting_and_a_slow_body_is_given_up(served: Served) -> None:
+    """A byte at a time: some never end their headers, and the others, who have a key, their body."""
+    key = served.key("acme")
+    name, value = next(iter(key.items()))
+    where = urlsplit(served.address)
+    head = f"POST {where.path}/predict HTTP/1.1\r\nHost: x\r\n{name}: {value}\r\n".encode()
+    served.until_known()
+    with ExitStack() as stack:
+
+        def begin(sent: bytes) -> socket.socket:
+            connection = stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=60))
+            connection.sendall(sent)
+            return connection
+
+        in_headers = [begin(head) for _ in range(200)]
+        in_body = {begin(head + b"Content-Length: 10000\r\n\r\n") for _ in range(60)}
+        answers, deadline = [], time.monotonic() + 180
+        while in_body:
+            assert time.monotonic() < deadline, answers
+            for connection in in_headers:
+                connection.sendall(b"X")
+            answered, _, _ = select.select(in_body, [], [], 0.2)
+            in_body -= set(answered)
+            answers += [connection.recv(4096) for connection in answered]
+            for connection in in_body:
+                connection.sendall(b" ")
+            assert served.ask(key) == 200
+    assert {answer.split()[1] for answer in answers} == {b"408"}
