@@ -107,7 +107,7 @@ def serving_version(
         live.follow()
         if spec.serving.traces:
             send_to(spec.serving.traces, spec.name)
-        measures = Measures(spec.name, live.replica)
+        measures = Measures(spec.name)
         follow(live.told, measures)
         app = live if spec.serving.access == "open" else guarded(live, storage, spec.name)
         return Watched(app, spec.name, measures, spec.serving.request_log)

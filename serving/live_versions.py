@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
-from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.errors import ReleaseError, user_error_in
 from serving.exchange import NOT_ASKED, NOTHING_SENT, Copy, Upload, before_shutdown, is_copied, route_of
 from serving.experiment import evaluate, loss_of
+from serving.measures import REPLICA
 from serving.outcomes import Outcome
 from serving.predictions import PredictionLog
 from serving.problem import problem
@@ -93,7 +93,6 @@ class LiveVersions:
         """
         self._predictions, self._outcomes = predictions, outcomes
         self._load, self._log, self._deployed, self._shadow = load, log, deployed, shadow
-        self.replica = uuid4().hex[:8]
         self._refused: dict[str, _Refused] = {}
         alone = Shares(deployed=deployed, shares={deployed: 1.0})
         self._live = _Live(alone, {deployed: load(deployed)}, {deployed: Tally()})
@@ -229,7 +228,7 @@ class LiveVersions:
         live = self._live
         seen = {version: asdict(tally.seen()) for version, tally in live.tallies.items()}
         return {
-            "replica": self.replica,
+            "replica": REPLICA,
             "release": live.state.model_dump(mode="json"),
             "refused": {version: refused.why for version, refused in self._refused.items()},
             "seen": seen,

@@ -17,11 +17,14 @@ Each costs a request about two microseconds.
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
+REPLICA = uuid4().hex[:8]
+"""What this process is called, in what it tells of itself and in its measures."""
 NO_VERSION = "none"
 """Answered a request: it was refused before."""
 
@@ -29,7 +32,7 @@ NO_VERSION = "none"
 class Measures:
     """Of one application in one process."""
 
-    def __init__(self, application: str, replica: str) -> None:
+    def __init__(self, application: str, replica: str = REPLICA) -> None:
         self._tags = {"application": application}
         self._own_tags = {**self._tags, "replica": replica}
 

@@ -85,7 +85,7 @@ def web(classifier: Classifier, feedback: FeedbackLog, max_body_bytes: int, rele
     description = f"Predictions by version `{classifier.version}`."
     application = endpoint(classifier.spec.name, description, health, max_body_bytes)
     asked, drift = _request_model(classifier), LiveDrift(classifier.profile, classifier.columns)
-    measures, told_at = Measures(classifier.spec.name, uuid4().hex[:8]), time.monotonic()
+    measures, told_at = Measures(classifier.spec.name), time.monotonic()
 
     def answer(rows: list[Body]) -> list[Prediction]:
         predictions = classifier.predict(rows)

@@ -93,7 +93,7 @@ def web(recommendations: Recommendations, feedback: FeedbackLog, max_body_bytes:
     )
     description = f"Recommendations by version `{recommendations.version}`."
     application = endpoint(recommendations.spec.name, description, health, max_body_bytes)
-    measures = Measures(recommendations.spec.name, uuid4().hex[:8])
+    measures = Measures(recommendations.spec.name)
     note = partial(measures.batch, recommendations.version)
     batcher = Batcher(recommendations.top, recommendations.most_at_once, note)
 

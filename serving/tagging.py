@@ -7,7 +7,6 @@ POST /tag      texts -> of each its words, a tag each, and how likely that is
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
-from uuid import uuid4
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, StringConstraints
@@ -55,7 +54,7 @@ def web(tagger: Tagger, max_body_bytes: int, release: str) -> FastAPI:
     description = f"Words tagged by version `{tagger.version}`: {tags}."
     application = endpoint(tagger.spec.name, description, health, max_body_bytes)
 
-    measures = Measures(tagger.spec.name, uuid4().hex[:8])
+    measures = Measures(tagger.spec.name)
     batcher = Batcher(tagger.tag, MAX_TEXTS, partial(measures.batch, tagger.version))
 
     @application.post("/tag")
