@@ -123,8 +123,7 @@ class Recommendations(Published):
         return [f"similar to {self._name(int(liked.items[i]))}, which you rated {liked.ratings[i]:g}" for i in nearest]
 
     def _liked(self, user: int) -> Liked:
-        [items] = self._ranker.rated.of(torch.tensor([user]))
-        ratings = self._ranker.rated.ratings_of(user)
+        items, ratings = self._ranker.rated.with_ratings(user)
         wanted = ratings >= self.workload.relevant_from
         return Liked(items[wanted], ratings[wanted].tolist())
 

@@ -23,12 +23,12 @@ class RatedItems:
             users: their indices, int64 [users].
         """
         starts, ends = (np.searchsorted(self._users, users.numpy(), side) for side in ("left", "right"))
-        return [
-            torch.from_numpy(self._items[start:end].astype(np.int64)) for start, end in zip(starts, ends, strict=True)
-        ]
+        return [self._indices(start, end) for start, end in zip(starts, ends, strict=True)]
 
-    def ratings_of(self, user: int) -> np.ndarray:
-        """What the user gave them [rated]."""
+    def with_ratings(self, user: int) -> tuple[Tensor, np.ndarray]:
+        """The indices of the user's items, int64 [rated], and what they were given [rated]."""
         start, end = np.searchsorted(self._users, [user, user + 1])
-        found: np.ndarray = self._ratings[start:end]
-        return found
+        return self._indices(start, end), self._ratings[start:end]
+
+    def _indices(self, start: int, end: int) -> Tensor:
+        return torch.from_numpy(self._items[start:end].astype(np.int64))

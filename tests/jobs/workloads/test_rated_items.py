@@ -17,10 +17,13 @@ def test_a_users_items_and_ratings_are_those_of_the_training_rows(prepared: Prep
     for user, items in zip(users.tolist(), rated.of(users), strict=True):
         expected = sorted((row["item"], row["rating"]) for row in rows if row["user"] == user)
         assert expected
-        assert list(zip(items.tolist(), rated.ratings_of(user).tolist(), strict=True)) == expected
+        same, ratings = rated.with_ratings(user)
+        assert items.equal(same)
+        assert list(zip(items.tolist(), ratings.tolist(), strict=True)) == expected
 
 
 def test_the_unknown_user_rated_nothing(prepared: Prepared) -> None:
     rated = RatedItems(prepared.transform)
     [items] = rated.of(torch.tensor([0]))
-    assert (items.dtype, len(items), len(rated.ratings_of(0))) == (torch.int64, 0, 0)
+    assert [len(each) for each in rated.with_ratings(0)] == [0, 0]
+    assert (items.dtype, len(items)) == (torch.int64, 0)
