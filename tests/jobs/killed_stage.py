@@ -8,6 +8,7 @@ MOMENT is one of
     `step`    the driver, when the first worker is about to make step WHICH
     `worker`  that worker itself, then
     `block`   the driver, when WHICH blocks of prepared rows are written
+    `name`    the driver, right `before` or right `after` (WHICH) a new file of its gets its name
     `pause`   nobody; the worker that has read WHICH blocks of raw rows waits while the file `paused` is there, for
               a test to kill what it reads from
 """
@@ -55,6 +56,18 @@ def claimed(mark: Path) -> bool:
     return True
 
 
+def number_of_turn(marks: Path) -> int:
+    """How many of all workers have asked by now, this one included."""
+    return next(number for number in count(1) if claimed(marks / str(number)))
+
+
+def name_until(staged: str, name: str, link: Callable[[str, str], None], when: str) -> None:
+    """Give a file its name in a folder of this machine."""
+    if when == "after":
+        link(staged, name)
+    end(os.getpid())
+
+
 def say_until(text: str, say: Callable[[str], int], words: str) -> int:
     """Write to the driver's output."""
     num_written = say(text)
@@ -94,7 +107,7 @@ def write_until(
 ) -> dict[str, str]:
     """What writes a block, on a worker."""
     written = write_block(storage, folder, rows, number)
-    if next(place for place in count(1) if claimed(marks / str(place))) == last:
+    if number_of_turn(marks) == last:
         end(driver)
     return written
 
@@ -102,7 +115,7 @@ def write_until(
 def read_until(table: raw_rows.RawTable, part: Part, number: int, block: RawBlock, last: int, marks: Path) -> pa.Table:
     """What checks a block that was read, on a worker."""
     rows = read_block(table, part, number, block)
-    if next(place for place in count(1) if claimed(marks / str(place))) == last:
+    if number_of_turn(marks) == last:
         (marks / "paused").touch()
         while (marks / "paused").exists():
             time.sleep(0.05)
@@ -116,6 +129,8 @@ def main() -> None:
     driver, marks = os.getpid(), Path(mkdtemp(dir=Path(arguments[0]).parent))
     if moment == "says":
         sys.stdout.write = partial(say_until, say=sys.stdout.write, words=which)  # type: ignore[method-assign]
+    elif moment == "name":
+        os.link = partial(name_until, link=os.link, when=which)  # type: ignore[assignment]
     elif moment == "trial":
         watch_until(int(which))
     elif moment == "pause":

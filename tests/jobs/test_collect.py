@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,32 +150,13 @@ def test_killed_at_any_moment_every_event_is_there_once_in_the_end(cluster: Clus
     assert sorted(ids(ring)) == sorted(event.event_id for event in events)
 
 
-KILLED = """
-import os, runpy, signal, sys
-
-link = os.link
-
-def link_and_die(staged, name):
-    if {is_published}:
-        link(staged, name)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-os.link = link_and_die
-sys.argv = ["collect", {spec!r}]
-runpy.run_module("jobs.collect", run_name="__main__")
-"""
-"""A collect that is killed right before or right after its file gets its name."""
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize("is_published", [False, True])
 def test_killed_as_it_publishes_every_event_is_there_once_in_the_end(
     cluster: Cluster, ring: Ring, is_published: bool
 ) -> None:
     write(ring.storage, "a", [event(number) for number in range(50)])
-    code = KILLED.format(is_published=is_published, spec=str(ring.spec_file))
-    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    ring.kill("name", "after" if is_published else "before", "jobs.collect")
     assert list(Path(ring.storage.path("raw/ratings")).glob("*.incoming"))
     assert len(ids(ring)) == 50 * is_published
     assert collect.run(ring.spec(), ring.storage).ran != is_published

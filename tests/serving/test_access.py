@@ -32,7 +32,7 @@ from serving.keys import AccessLog, Limited, key_id_of, operator_headers
 from serving.limiter import LimitsError, end_limits
 from serving.limits import ASK_AGAIN_S, Granted, Ledger, Stock, TenantLimits
 from serving.usage import UsageLog, Use, used_on, uses_on
-from tests.serving.test_app import free_port
+from tests.ports import kept_ports
 
 To = Callable[..., httpx.Response]
 ProblemIn = Callable[[httpx.Response, int], dict[str, Any]]
@@ -423,7 +423,7 @@ def served(cluster: Any, loans: Any, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("guarded")
     shutil.copytree(given.path("models"), root / "models")
     storage = Storage(str(root))
-    serving = spec.serving.model_copy(update={"port": free_port(), "num_replicas": 2, "access": "keys"})
+    serving = spec.serving.model_copy(update={"port": kept_ports(1)[0], "num_replicas": 2, "access": "keys"})
     spec = spec.model_copy(update={"serving": serving, "storage": storage.uri})
     try:
         yield Served(deploy(spec, storage), AccessLog(storage, spec.name))

@@ -24,11 +24,6 @@ from serving.ask import Question, ask
 from tests.ports import kept_ports
 
 
-def free_port() -> int:
-    """One that stays free until Serve, seconds later, listens there."""
-    return kept_ports(1)[0]
-
-
 @pytest.fixture
 def spec_file(published: Any, tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
@@ -80,7 +75,7 @@ def test_an_application_that_ends_while_it_is_asked_is_a_users_error() -> None:
 
 def test_a_taken_port_is_named_with_the_way_out() -> None:
     with socket.socket() as other:
-        port = free_port()
+        (port,) = kept_ports(1)
         other.bind(("127.0.0.1", port))
         other.listen()
         with pytest.raises(
@@ -103,7 +98,7 @@ def served(cluster: Any, published: Any, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(published.storage.path("models"), root / "models")
     spec: RingSpec = published.spec.model_copy(
-        update={"serving": published.spec.serving.model_copy(update={"port": free_port()})}
+        update={"serving": published.spec.serving.model_copy(update={"port": kept_ports(1)[0]})}
     )
     storage = Storage(str(root))
     yield deploy(spec, storage), storage
@@ -167,7 +162,7 @@ def test_feedback_over_http_is_on_disk_with_the_202(served: tuple[str, Storage])
 def test_another_port_than_serve_has_is_refused_and_the_application_goes_on(
     served: tuple[str, Storage], spec_file: Path
 ) -> None:
-    port = free_port()
+    (port,) = kept_ports(1)
     with pytest.raises(ClusterError, match=rf"serves already, but not at http://127\.0\.0\.1:{port}"):
         main([str(spec_file), "--once", f"serving.port={port}"])
     assert ask(served[0], Question("", "/health"))[0] == 200
@@ -213,7 +208,7 @@ def test_once_asks_three_questions_and_leaves_nothing(
     cluster: Any, spec_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stop_if_idle()
-    port = free_port()
+    (port,) = kept_ports(1)
     assert main([str(spec_file), "--once", f"serving.port={port}"]) == 0
     printed = capsys.readouterr().out
     assert f"curl http://127.0.0.1:{port}/recommender/recommend" in printed
