@@ -155,5 +155,4 @@ and range. All three give the same items. NumPy {np.__version__}, torch {torch._
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()
